@@ -1,0 +1,54 @@
+"""Tables that more than one verb prints."""
+
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+console = Console()
+
+
+def show_table(title: str, header: list[str], rows: list[list[Any]]) -> None:
+    """Print a table; numbers are aligned right."""
+    table = Table(title=title, title_justify="left")
+    for i, name in enumerate(header):
+        table.add_column(name, justify="left" if i == 0 else "right")
+    for row in rows:
+        table.add_row(*(number(value) for value in row))
+    console.print(table)
+
+
+def number(value: Any) -> str:
+    """A value as a person reads it."""
+    if value is None:
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3f}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def pretraining_rows(results: dict[str, dict[str, Any]]) -> tuple[list[str], list[list[Any]]]:
+    """Header and rows: held-out losses beside the unigram baseline."""
+    header = ["model", "held-out loss", "tokens/s", "parameters", "concepts per tokens"]
+    rows: list[list[Any]] = [["unigram frequencies", next(iter(results.values()))["unigram_loss"], None, None, None]]
+    for name, result in results.items():
+        ratio = f"{result['concepts']} / {result['sequence_length']}" if result["concepts"] else "none"
+        label = f"{name} ({'strict' if result['strict'] else 'hybrid'})" if result["concepts"] else name
+        rows.append([label, result["eval_loss"], result["tokens_per_second"], result["parameters"], ratio])
+    return header, rows
+
+
+def show_pretraining(results: dict[str, dict[str, Any]]) -> None:
+    show_table("Masked language modelling", *pretraining_rows(results))
+
+
+def score_rows(scores: dict[str, dict[str, float | None]]) -> tuple[list[str], list[list[Any]]]:
+    """Header and rows: one row a system, one column a metric."""
+    metrics = list(next(iter(scores.values())))
+    return ["system", *metrics], [[name, *(found.get(metric) for metric in metrics)] for name, found in scores.items()]
+
+
+def show_scores(task: str, scores: dict[str, dict[str, float | None]]) -> None:
+    show_table(f"Task: {task}", *score_rows(scores))

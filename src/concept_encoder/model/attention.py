@@ -1,0 +1,150 @@
+"""The one attention module (self and cross) and the feed-forward; kernels come from the transformers interface.
+
+Shape suffixes: see `streams.py`.
+"""
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers.activations import ACT2FN
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from concept_encoder.model.positions import Position
+
+if TYPE_CHECKING:
+    from concept_encoder.model.config import ConceptEncoderConfig
+
+
+def make_norm(config: "ConceptEncoderConfig") -> nn.LayerNorm:
+    """The norm used everywhere: LayerNorm without bias."""
+    return nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps, bias=False)
+
+
+class Attention(nn.Module):
+    """Multi-head attention from queries `x_BQD` to keys and values `y_BKD` (both already normed).
+
+    The kernel is `config._attn_implementation`: `sdpa` (default), `eager` (keeps the weights), or whatever transformers offers
+    on the machine (`flash_attention_2`, …). Source: Transformer, equation 1 (arXiv:1706.03762).
+    """
+
+    is_causal = False
+
+    def __init__(self, config: "ConceptEncoderConfig", position: Position):
+        super().__init__()
+        self.config = config
+        self.num_heads = config.num_attention_heads
+        self.head_dim = config.hidden_size // config.num_attention_heads
+        self.position = position
+        self.query = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
+        self.key_value = nn.Linear(config.hidden_size, 2 * config.hidden_size, bias=False)
+        self.out = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def forward(
+        self, x_BQD: Tensor, y_BKD: Tensor, y_mask_BK: Tensor | None, x_pos_BQ: Tensor, y_pos_BK: Tensor
+    ) -> tuple[Tensor, Tensor | None]:
+        """Returns the update `[B, Q, D]` and, from kernels that keep them, the weights `[B, H, Q, K]`."""
+        q_BHQd, k_BHKd, v_BHKd = self.project(x_BQD, y_BKD, x_pos_BQ, y_pos_BK)
+        mask = self._kernel_mask(q_BHQd, k_BHKd, y_mask_BK)
+        return self._finish(*self.attend(q_BHQd, k_BHKd, v_BHKd, mask))
+
+    def project(self, x_BQD: Tensor, y_BKD: Tensor, x_pos_BQ: Tensor, y_pos_BK: Tensor) -> tuple[Tensor, ...]:
+        """Queries, keys and values, split in heads and turned by their positions."""
+        q_BHQd = self._heads(self.query(x_BQD))
+        k_BKD, v_BKD = self.key_value(y_BKD).chunk(2, dim=-1)
+        k_BHKd, v_BHKd = self._heads(k_BKD), self._heads(v_BKD)
+        return self.position.rotate(q_BHQd, x_pos_BQ), self.position.rotate(k_BHKd, y_pos_BK), v_BHKd
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Run the kernel: `[B, Q, H, d]` and the weights, if it keeps them."""
+        kernel = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention)
+        dropout = self.config.attention_probs_dropout_prob if self.training else 0.0
+        return kernel(self, q, k, v, mask, dropout=dropout, scaling=self.head_dim**-0.5, is_causal=False)
+
+    def _heads(self, states_BND: Tensor) -> Tensor:
+        return states_BND.unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2)
+
+    def _finish(self, attended_BQHd: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        return self.dropout(self.out(attended_BQHd.flatten(2))), weights
+
+    def _kernel_mask(self, q_BHQd: Tensor, k_BHKd: Tensor, mask_BK: Tensor | None) -> Tensor | None:
+        """The mask as the kernel wants it, with the position encoding's logits in it if it has any."""
+        bias = self.position.bias(q_BHQd * self.head_dim**-0.5, k_BHKd, mask_BK)
+        if bias is not None:
+            return bias if mask_BK is None else bias.masked_fill(~mask_BK[:, None, None], torch.finfo(bias.dtype).min)
+        if mask_BK is None or "flash" in str(self.config._attn_implementation):
+            return mask_BK  # flash kernels unpad with the two-dimensional mask
+        return mask_BK[:, None, None, :]
+
+
+class WindowedAttention(Attention):
+    """Self-attention of each token to the tokens at most `local_window // 2` away, in O(N·w) time and memory.
+
+    The text is cut into blocks of half a window; a block attends to itself and its two neighbours under a band mask.
+    Source: Longformer, section 3.1 (arXiv:2004.05150); window as in ModernBERT (arXiv:2412.13663).
+    """
+
+    def forward(
+        self, x_BQD: Tensor, y_BKD: Tensor, y_mask_BK: Tensor | None, x_pos_BQ: Tensor, y_pos_BK: Tensor
+    ) -> tuple[Tensor, Tensor | None]:
+        half, length = self.config.local_window // 2, x_BQD.shape[1]
+        if length <= half + 1:  # the window covers the text
+            return super().forward(x_BQD, y_BKD, y_mask_BK, x_pos_BQ, y_pos_BK)
+        q_BHNd, k_BHNd, v_BHNd = self.project(x_BQD, y_BKD, x_pos_BQ, y_pos_BK)
+        mask = _band_mask(length, half, y_mask_BK, x_BQD.device)
+        batch, blocks = x_BQD.shape[0], -(-length // half)
+        mask = mask.expand(batch, -1, -1, -1).flatten(0, 1)[:, None]
+        q = _blocks(q_BHNd, half, half, 0)
+        k, v = (_blocks(states, half, 3 * half, half) for states in (k_BHNd, v_BHNd))
+        attended, _ = self.attend(q, k, v, mask)
+        attended_BNHd = attended.unflatten(0, (batch, blocks)).flatten(1, 2)[:, :length]
+        return self._finish(attended_BNHd, None)
+
+
+def _blocks(states_BHNd: Tensor, step: int, width: int, margin: int) -> Tensor:
+    """Blocks of `width` every `step` tokens, `[B * blocks, H, width, d]`; `margin` zeros before and after."""
+    tail = -states_BHNd.shape[2] % step
+    padded = F.pad(states_BHNd, (0, 0, margin, margin + tail))
+    return padded.unfold(2, width, step).permute(0, 2, 1, 4, 3).flatten(0, 1)
+
+
+def _band_mask(length: int, half: int, mask_BN: Tensor | None, device: torch.device) -> Tensor:
+    """Which of a block's `3 * half` keys each of its queries may see, `[B or 1, blocks, half, 3 * half]`."""
+    query = torch.arange(half, device=device)[:, None]
+    key = torch.arange(3 * half, device=device)[None] - half
+    band = (key - query).abs() <= half
+    if mask_BN is None:
+        mask_BN = torch.ones(1, length, dtype=torch.bool, device=device)
+    real = F.pad(mask_BN, (half, half + -length % half)).unfold(1, 3 * half, half)
+    return band & (real[:, :, None] | (key == query))  # itself always: padding must not divide zero by zero
+
+
+def eager_attention(
+    module: Attention, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: float
+) -> tuple[Tensor, Tensor]:
+    """The formula, softmax(qk/√d)v, keeping the weights; for analysis and as the reference of the fast kernels."""
+    logits = (query @ key.transpose(2, 3)) * kwargs["scaling"]
+    if attention_mask is not None and attention_mask.dtype == torch.bool:
+        logits = logits.masked_fill(~attention_mask, torch.finfo(logits.dtype).min)
+    elif attention_mask is not None:
+        logits = logits + attention_mask
+    weights = logits.float().softmax(-1).to(query.dtype)
+    weights_dropped = F.dropout(weights, kwargs["dropout"], module.training)
+    return (weights_dropped @ value).transpose(1, 2), weights
+
+
+class FeedForward(nn.Module):
+    """Norm, widen, activate, narrow; returns the update. Source: Transformer, equation 2 (arXiv:1706.03762)."""
+
+    def __init__(self, config: "ConceptEncoderConfig"):
+        super().__init__()
+        self.norm = make_norm(config)
+        self.widen = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.activation = ACT2FN[config.hidden_act]
+        self.out = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def forward(self, x_BND: Tensor) -> Tensor:
+        return self.dropout(self.out(self.activation(self.widen(self.norm(x_BND)))))

@@ -1,0 +1,248 @@
+"""`ConceptEncoderConfig`: the only model configuration, flat, typed, and checked when it is built."""
+
+import difflib
+from dataclasses import fields
+
+from huggingface_hub.dataclasses import strict
+from transformers import PreTrainedConfig
+
+from concept_encoder.model.decoders import DECODERS
+from concept_encoder.model.layout import parse_layout
+from concept_encoder.model.moves import MOVES
+from concept_encoder.model.positions import POSITIONS
+from concept_encoder.model.sources import SOURCES
+
+# What a saved config.json or `from_pretrained` may hand over beside the declared fields.
+_ECOSYSTEM_FIELDS = {"_name_or_path", "attn_implementation", "experts_implementation", "model_type", "name_or_path",
+                     "num_labels", "output_attentions", "torch_dtype", "_commit_hash", "auto_map"}  # fmt: skip
+
+
+@strict
+class ConceptEncoderConfig(PreTrainedConfig):
+    """A text encoder as a sequence of moves between tokens and concepts.
+
+    Args:
+        vocab_size: size of the embedding, a multiple of 64 is fastest.
+        hidden_size: D, the size of token and concept states.
+        token_dim: size of the word embeddings when it differs from `hidden_size` (dimension inversion); the head is
+            tied through the projection.
+        num_attention_heads: H.
+        intermediate_size: inner size of the feed-forward; 4 x `hidden_size` when None.
+        layer_types: the moves, as a list or a layout such as `"mix_local*2 (read think)*4"`.
+        layer_groups: one number a move; moves of one number share their weights. Layouts set it with `^`.
+        concept_source: where concepts come from.
+        num_concepts: C, fixed. Give this or `concept_ratio`.
+        concept_ratio: C = ceil(N / ratio).
+        decoder: how concepts answer tokens.
+        decoder_layer_types: the moves of the decoder; None takes the decoder's own.
+        token_position, concept_position: position encodings.
+        max_position_embeddings: the longest text, in tokens.
+        local_window: tokens that a token sees in `mix_local`, half of them on each side.
+        classifier_head: how texts are pooled for classification.
+
+    Raises:
+        ValueError: a field is out of range or two of them do not fit; the message names the field and the remedy.
+    """
+
+    model_type = "concept_encoder"
+
+    vocab_size: int = 50_368
+    hidden_size: int = 512
+    token_dim: int | None = None
+    num_attention_heads: int = 8
+    intermediate_size: int | None = None
+    hidden_act: str = "gelu"
+    layer_types: list[str] | str = "(read think)*6"
+    layer_groups: list[int] | None = None
+    concept_source: str = "learned"
+    num_concepts: int | None = None
+    concept_ratio: int | None = None
+    decoder: str = "query_input"
+    decoder_layer_types: list[str] | str | None = None
+    token_position: str = "learned"
+    concept_position: str = "none"
+    max_position_embeddings: int = 512
+    rope_theta: float = 10_000.0
+    local_window: int = 128
+    type_vocab_size: int = 2
+    hidden_dropout_prob: float = 0.0
+    attention_probs_dropout_prob: float = 0.0
+    classifier_head: str = "via_decoder"
+    classifier_dropout: float = 0.1
+    initializer_range: float = 0.02
+    layer_norm_eps: float = 1e-5
+    tie_word_embeddings: bool = True
+    pad_token_id: int | None = 0
+    mask_token_id: int | None = None
+    cls_token_id: int | None = None
+    sep_token_id: int | None = None
+
+    def __post_init__(self, **kwargs: object) -> None:
+        known = {field.name for field in fields(self)}
+        for name in kwargs:
+            if name not in _ECOSYSTEM_FIELDS:
+                close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+                raise ValueError(f"{name}: no such field of the model; nearest: {', '.join(close) or 'none'}")
+        self._expand_layouts()
+        if self.intermediate_size is None:
+            self.intermediate_size = 4 * self.hidden_size
+        if self.token_dim is None:
+            self.token_dim = self.hidden_size
+        self._default_concepts()
+        super().__post_init__(**kwargs)
+        self._check()
+
+    @property
+    def num_hidden_layers(self) -> int:
+        """The number of moves, the decoder's not counted."""
+        return len(self.layer_types)
+
+    @property
+    def concepts_own_positions(self) -> bool:
+        return SOURCES[self.concept_source].owns_positions
+
+    @property
+    def chunk_size(self) -> int:
+        """Tokens a concept owns."""
+        return self.concept_ratio
+
+    def concepts_at(self, length: int) -> int:
+        """C for a text of `length` tokens; 0 without concepts."""
+        return SOURCES[self.concept_source].num_concepts(self, length)
+
+    def validate_layer_type(self) -> None:
+        """Moves are checked in `_check`; transformers' own list of layer types does not hold them."""
+
+    def _expand_layouts(self) -> None:
+        if isinstance(self.layer_types, str):
+            try:
+                self.layer_types, groups = parse_layout(self.layer_types)
+            except ValueError as error:
+                raise ValueError(f"layer_types: {error}") from None
+            self.layer_groups = groups if self.layer_groups is None else self.layer_groups
+        elif self.layer_groups is None:
+            self.layer_groups = list(range(len(self.layer_types)))
+        if self.decoder_layer_types is None:
+            self.decoder_layer_types = _member("decoder", DECODERS, self.decoder).default_layers
+        if isinstance(self.decoder_layer_types, str):
+            try:
+                self.decoder_layer_types = parse_layout(self.decoder_layer_types)[0]
+            except ValueError as error:
+                raise ValueError(f"decoder_layer_types: {error}") from None
+
+    def _default_concepts(self) -> None:
+        source = _member("concept_source", SOURCES, self.concept_source)
+        if source.has_concepts and self.num_concepts is None and self.concept_ratio is None:
+            if source.owns_positions:
+                self.concept_ratio = 4
+            else:
+                self.num_concepts = 128
+
+    def _check(self) -> None:
+        for name in ("vocab_size", "hidden_size", "token_dim", "num_attention_heads", "intermediate_size",
+                     "max_position_embeddings", "type_vocab_size"):  # fmt: skip
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: {getattr(self, name)} is not positive")
+        if self.local_window < 2:
+            raise ValueError(f"local_window: {self.local_window} leaves no neighbour on each side; use at least 2")
+        if self.hidden_size % self.num_attention_heads:
+            raise ValueError(f"num_attention_heads: hidden_size {self.hidden_size} is not divisible by "
+                             f"{self.num_attention_heads} heads; use {_divisors_near(self)}")  # fmt: skip
+        for name in ("token_position", "concept_position"):
+            _member(name, POSITIONS, getattr(self, name))
+            if getattr(self, name) == "rope" and self.hidden_size // self.num_attention_heads % 2:
+                size = self.hidden_size // self.num_attention_heads
+                raise ValueError(f"{name}: rope turns pairs, but a head has the odd size {size}; change num_attention_heads")
+        check_layout(self)
+
+
+def check_layout(config: ConceptEncoderConfig) -> None:
+    """Refuse combinations of moves, source and decoder that make no sense, with the reason."""
+    layers = [_member(f"layer_types[{i}]", MOVES, name) for i, name in enumerate(config.layer_types)]
+    answers = [_member(f"decoder_layer_types[{i}]", MOVES, n) for i, n in enumerate(config.decoder_layer_types)]
+    if not layers:
+        raise ValueError("layer_types: empty; give at least one move")
+    if len(config.layer_groups) != len(layers):
+        raise ValueError(f"layer_groups: {len(config.layer_groups)} numbers for {len(layers)} moves; give one a move")
+    shared: dict[int, str] = {}
+    for name, group in zip(config.layer_types, config.layer_groups):
+        if shared.setdefault(group, name) != name:
+            raise ValueError(f"layer_groups: group {group} holds {shared[group]!r} and {name!r}; only equal moves share weights")
+    _check_concepts(config, layers + answers)
+    _check_decoder(config)
+    _check_nothing_is_wasted(config, layers, answers)
+
+
+def _check_concepts(config: ConceptEncoderConfig, layers: list[type]) -> None:
+    source = SOURCES[config.concept_source]
+    using = next((layer.name for layer in layers if "concepts" in layer.uses), None)
+    if not source.has_concepts:
+        if using:
+            raise ValueError(f"concept_source: 'none', but the move {using!r} needs concepts; use 'learned' or 'anchored'")
+        for name in ("num_concepts", "concept_ratio"):
+            if getattr(config, name) is not None:
+                raise ValueError(f"{name}: given, but concept_source is 'none'; drop it or choose a source")
+        return
+    if config.num_concepts is not None and config.concept_ratio is not None:
+        raise ValueError("num_concepts: given together with concept_ratio; give one of them")
+    for name in ("num_concepts", "concept_ratio"):
+        if getattr(config, name) is not None and getattr(config, name) < 1:
+            raise ValueError(f"{name}: {getattr(config, name)} is not positive")
+    if source.owns_positions and config.num_concepts is not None:
+        raise ValueError(f"num_concepts: {config.concept_source!r} concepts follow the length; give concept_ratio instead")
+    longest = config.concepts_at(config.max_position_embeddings)
+    if config.concept_position == "learned" and longest > config.max_position_embeddings:
+        raise ValueError(f"num_concepts: {longest} exceeds the position table; raise max_position_embeddings")
+
+
+def _check_decoder(config: ConceptEncoderConfig) -> None:
+    has_concepts = SOURCES[config.concept_source].has_concepts
+    if not has_concepts and config.decoder != "token_stream":
+        raise ValueError(f"decoder: {config.decoder!r} reads concepts, but concept_source is 'none'; use 'token_stream'")
+    if config.decoder == "weighted" and config.num_concepts is None:
+        raise ValueError("decoder: 'weighted' has one weight a concept and needs a fixed num_concepts")
+    if config.decoder == "upsample" and not config.concepts_own_positions:
+        raise ValueError(f"decoder: 'upsample' needs concepts that own positions, not {config.concept_source!r}; "
+                         "use concept_source 'anchored'")  # fmt: skip
+
+
+def _check_nothing_is_wasted(config: ConceptEncoderConfig, layers: list[type], answers: list[type]) -> None:
+    """Walk back from the answer: a move whose result nobody reads would hold weights that never learn."""
+    source = SOURCES[config.concept_source]
+    live = {"tokens"}
+    for i, layer in reversed(list(enumerate(answers))):
+        _must_be_read(f"decoder_layer_types[{i}]", layer, live, config)
+    live = (live - {"tokens"}) | DECODERS[config.decoder].reads
+    begins = next((i for i, layer in enumerate(layers) if "concepts" in layer.uses), len(layers))
+    for i in range(len(layers), -1, -1):
+        if i < len(layers):
+            _must_be_read(f"layer_types[{i}]", layers[i], live, config)
+        if i == begins and source.has_concepts:  # here the concept stream starts
+            if "concepts" not in live:
+                raise ValueError("decoder: the answer never comes from the concepts; add a 'write' to layer_types "
+                                 "or to decoder_layer_types")  # fmt: skip
+            if source.owns_positions:
+                live.add("tokens")
+            elif not any({"tokens", "concepts"} <= layer.uses and "concepts" in layer.updates for layer in layers):
+                raise ValueError("layer_types: the concepts never read the tokens; add a 'read'")
+
+
+def _must_be_read(where: str, layer: type, live: set[str], config: ConceptEncoderConfig) -> None:
+    if not layer.updates & live:
+        raise ValueError(f"{where}: nothing reads what {layer.name!r} leaves ({', '.join(sorted(layer.updates))}): "
+                         f"decoder {config.decoder!r} with {config.decoder_layer_types or 'no layers'} does not; "
+                         "drop the move, or add a 'write' after it")  # fmt: skip
+    live |= layer.uses
+
+
+def _member(field: str, registry: object, name: str) -> type:
+    try:
+        return registry[name]
+    except ValueError as error:
+        raise ValueError(f"{field}: {error}") from None
+
+
+def _divisors_near(config: ConceptEncoderConfig) -> str:
+    size, heads = config.hidden_size, config.num_attention_heads
+    divisors = [n for n in range(1, size + 1) if size % n == 0]
+    return " or ".join(map(str, sorted(sorted(divisors, key=lambda n: abs(n - heads))[:2])))

@@ -1,0 +1,166 @@
+"""`ConceptEncoderModel`: embeddings, a sequence of moves, and the decoder that lets concepts answer for tokens.
+
+Shape suffixes: see `streams.py`.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import PreTrainedModel
+from transformers import initialization as init
+from transformers.utils import ModelOutput
+
+from concept_encoder.model.attention import Attention, FeedForward, make_norm
+from concept_encoder.model.config import ConceptEncoderConfig
+from concept_encoder.model.decoders import DECODERS
+from concept_encoder.model.moves import MOVES
+from concept_encoder.model.positions import SinusoidalPosition, states_position
+from concept_encoder.model.sources import SOURCES, AnchoredSource, LearnedSource
+from concept_encoder.model.streams import Streams
+
+Intervention = Callable[[Tensor, Tensor | None], Tensor]
+
+
+@dataclass
+class ConceptEncoderOutput(ModelOutput):
+    """What `ConceptEncoderModel` returns.
+
+    Attributes:
+        last_hidden_state: `[B, C, D]` normed concepts, or `[B, N, D]` normed tokens where there are none.
+        concepts: `[B, C, D]`, the same; None without concepts.
+        concept_mask: `[B, C]`, True for concepts that exist; None when all do.
+        tokens: `[B, N, D]`, the token stream after the last move.
+        read_attentions: with `output_attentions=True` and the eager kernel, `[B, H, C, N]` for every `read`.
+    """
+
+    last_hidden_state: Tensor | None = None
+    concepts: Tensor | None = None
+    concept_mask: Tensor | None = None
+    tokens: Tensor | None = None
+    read_attentions: tuple[Tensor, ...] | None = None
+
+
+def normed_concepts(s: Streams) -> Tensor:
+    """Concepts `[B, C, D]` at unit scale. No weights: masked language modelling would not train them."""
+    return F.layer_norm(s.z_BCD, s.z_BCD.shape[-1:])
+
+
+class Embeddings(nn.Module):
+    """Words (in `token_dim`, widened to D), segments and positions, summed and normed."""
+
+    def __init__(self, config: ConceptEncoderConfig):
+        super().__init__()
+        self.word = nn.Embedding(config.vocab_size, config.token_dim)
+        inverted = config.token_dim != config.hidden_size
+        self.projection = nn.Linear(config.token_dim, config.hidden_size, bias=False) if inverted else nn.Identity()
+        self.segment = nn.Embedding(config.type_vocab_size, config.hidden_size)
+        self.position = states_position(config.token_position, config)
+        self.norm = make_norm(config)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def forward(self, input_ids: Tensor, token_type_ids: Tensor | None, pos_BN: Tensor) -> Tensor:
+        segments = torch.zeros_like(input_ids) if token_type_ids is None else token_type_ids
+        x_BND = self.projection(self.word(input_ids)) + self.segment(segments)
+        added = self.position.states(pos_BN)
+        return self.dropout(self.norm(x_BND if added is None else x_BND + added))
+
+
+class ConceptEncoderPreTrainedModel(PreTrainedModel):
+    """Loading, saving and initialisation shared by all models. Initialisation is here and nowhere else."""
+
+    config_class = ConceptEncoderConfig
+    base_model_prefix = "model"
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_attention_backend = True
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        """Normal(0, initializer_range); residual outputs smaller by 1/sqrt(2 x layers), so that depth keeps the scale (GPT-2)."""
+        std = self.config.initializer_range
+        if isinstance(module, nn.Linear):
+            init.normal_(module.weight, std=std)
+            if module.bias is not None:
+                init.zeros_(module.bias)
+        elif isinstance(module, nn.Embedding):
+            init.normal_(module.weight, std=std)
+        elif isinstance(module, nn.LayerNorm):
+            init.ones_(module.weight)
+        elif isinstance(module, Attention | FeedForward):
+            init.normal_(module.out.weight, std=std / (2 * len(self.config.layer_types)) ** 0.5)
+        elif isinstance(module, LearnedSource):
+            init.normal_(module.vectors, std=std)
+        elif isinstance(module, AnchoredSource):
+            init.normal_(module.vector, std=std)
+        elif isinstance(module, SinusoidalPosition):
+            init.constant_(module.scale, std)
+
+
+class ConceptEncoderModel(ConceptEncoderPreTrainedModel):
+    """Tokens in, concepts out. `encode` runs the moves, `decode` answers for tokens; heads use both."""
+
+    def __init__(self, config: ConceptEncoderConfig):
+        super().__init__(config)
+        self.embeddings = Embeddings(config)
+        self.source = SOURCES[config.concept_source](config)
+        first = {group: name for name, group in reversed(list(zip(config.layer_types, config.layer_groups)))}
+        self.groups = nn.ModuleDict({str(group): MOVES[first[group]](config) for group in sorted(first)})
+        self.decoder = DECODERS[config.decoder](config)
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Embedding:
+        return self.embeddings.word
+
+    def set_input_embeddings(self, value: nn.Embedding) -> None:
+        self.embeddings.word = value
+
+    def encode(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        attentions: list[tuple[str, Tensor]] | None = None,
+    ) -> Streams:
+        """Run the moves. `input_ids` `[B, N]`; `attention_mask` None means that nothing is padded."""
+        length = input_ids.shape[1]
+        if length > self.config.max_position_embeddings:
+            limit = self.config.max_position_embeddings
+            raise ValueError(f"input_ids: {length} tokens exceed max_position_embeddings {limit}; truncate the text")
+        pos_BN = torch.arange(length, device=input_ids.device)[None]
+        mask_BN = None if attention_mask is None else attention_mask.bool()
+        start = Streams(self.embeddings(input_ids, token_type_ids, pos_BN), pos_BN, mask_BN, attentions=attentions)
+        s = start.replace(start=start)
+        for name, group in zip(self.config.layer_types, self.config.layer_groups):
+            if s.z_BCD is None and "concepts" in MOVES[name].uses:
+                s = self.source(s)
+            s = self.groups[str(group)](s)
+        return self.source(s) if s.z_BCD is None and self.source.has_concepts else s
+
+    def decode(self, streams: Streams, index_BK: Tensor | None = None) -> Tensor:
+        """Normed token states `[B, N, D]`, or `[B, K, D]` at the tokens `index_BK`."""
+        return self.decoder(streams, index_BK)
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        output_attentions: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> ConceptEncoderOutput | tuple:
+        """Encode; see `ConceptEncoderOutput`. `output_attentions` needs `attn_implementation="eager"`."""
+        attentions: list[tuple[str, Tensor]] | None = [] if output_attentions else None
+        s = self.encode(input_ids, attention_mask, token_type_ids, attentions)
+        concepts = None if s.z_BCD is None else normed_concepts(s)
+        reads = None if attentions is None else tuple(weights for name, weights in attentions if name == "read")
+        output = ConceptEncoderOutput(
+            last_hidden_state=self.decode(s) if concepts is None else concepts,
+            concepts=concepts,
+            concept_mask=s.z_mask_BC,
+            tokens=s.x_BND,
+            read_attentions=reads,
+        )
+        return output if return_dict is not False else output.to_tuple()

@@ -1,0 +1,125 @@
+"""Position encodings, for tokens and for concepts alike (`token_position`, `concept_position`).
+
+A member may act in two places: on the *states*, once, where a stream begins; and in every *attention*, where it may
+rotate queries and keys or change the logits. Nothing here is a buffer: tables are computed from the positions.
+"""
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from concept_encoder.model.registry import Registry
+
+if TYPE_CHECKING:
+    from concept_encoder.model.config import ConceptEncoderConfig
+
+POSITIONS = Registry("position encoding")
+
+
+class Position(nn.Module):
+    """What a position encoding may do; every hook defaults to nothing."""
+
+    acts_on_states = False
+    acts_in_attention = False
+    needs_owned_positions = False  # in cross-attention: both sides must sit somewhere in the same text
+
+    def states(self, pos_BN: Tensor) -> Tensor | None:
+        """What to add to the states at these positions, `[B, N, D]`."""
+        return None
+
+    def rotate(self, states_BHNd: Tensor, pos_BN: Tensor) -> Tensor:
+        """Queries or keys, turned by their positions."""
+        return states_BHNd
+
+    def bias(self, q_BHQd: Tensor, k_BHKd: Tensor, key_mask: Tensor | None) -> Tensor | None:
+        """What to add to the attention logits, `[B, H, Q, K]`; `q` comes already scaled by d^-1/2."""
+        return None
+
+
+@POSITIONS.register("none")
+class NoPosition(Position):
+    """No position information. Source: the plan's concepts; Set Transformer (arXiv:1810.00825)."""
+
+    def __init__(self, config: "ConceptEncoderConfig"):
+        super().__init__()
+
+
+@POSITIONS.register("learned")
+class LearnedPosition(Position):
+    """One learned vector a position, added to the states. Source: BERT (arXiv:1810.04805)."""
+
+    acts_on_states = True
+
+    def __init__(self, config: "ConceptEncoderConfig"):
+        super().__init__()
+        self.table = nn.Embedding(config.max_position_embeddings, config.hidden_size)
+
+    def states(self, pos_BN: Tensor) -> Tensor:
+        return self.table(pos_BN.long())
+
+
+@POSITIONS.register("sinusoidal")
+class SinusoidalPosition(Position):
+    """Fixed sines and cosines, scaled by one learned number. Source: Transformer, section 3.5 (arXiv:1706.03762).
+
+    The learned scale starts at the size of the other embeddings (arXiv:2212.14034 scales them likewise), so that a table of
+    ones and zeros does not drown the words at the start.
+    """
+
+    acts_on_states = True
+
+    def __init__(self, config: "ConceptEncoderConfig"):
+        super().__init__()
+        self.size = config.hidden_size
+        self.scale = nn.Parameter(torch.full((1,), config.initializer_range))
+
+    def states(self, pos_BN: Tensor) -> Tensor:
+        angle = _angles(pos_BN, self.size, 10_000.0)
+        return self.scale * torch.cat([angle.sin(), angle.cos()], dim=-1).to(self.scale.dtype)
+
+
+@POSITIONS.register("rope")
+class RotaryPosition(Position):
+    """Queries and keys turned in proportion to their positions: logits see the distance. Source: RoPE (arXiv:2104.09864).
+
+    In cross-attention it acts only where concepts own positions (`anchored`, `pooled`): turning a free-floating slot
+    by its number would mean nothing to a token.
+    """
+
+    acts_in_attention = True
+    needs_owned_positions = True
+
+    def __init__(self, config: "ConceptEncoderConfig"):
+        super().__init__()
+        self.theta = config.rope_theta
+
+    def rotate(self, states_BHNd: Tensor, pos_BN: Tensor) -> Tensor:
+        angle = _angles(pos_BN, states_BHNd.shape[-1], self.theta)[:, None]
+        cos, sin = angle.cos().to(states_BHNd.dtype), angle.sin().to(states_BHNd.dtype)
+        first, second = states_BHNd.chunk(2, dim=-1)
+        return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
+
+
+def _angles(pos_BN: Tensor, size: int, theta: float) -> Tensor:
+    """`pos / theta^(2i/size)` in fp32, `[B, N, size / 2]`."""
+    exponent = torch.arange(0, size, 2, device=pos_BN.device, dtype=torch.float32) / size
+    return pos_BN.float()[..., None] * theta**-exponent
+
+
+def states_position(name: str, config: "ConceptEncoderConfig") -> Position:
+    """The part of a member that is added to a stream where it begins (nothing, for members that act in attention)."""
+    member = POSITIONS[name]
+    return member(config) if member.acts_on_states else NoPosition(config)
+
+
+def attention_position(config: "ConceptEncoderConfig", query: str, key: str) -> Position:
+    """The part of a member that acts in an attention from `query` to `key`, each "tokens" or "concepts"."""
+    token, concept = POSITIONS[config.token_position], POSITIONS[config.concept_position]
+    if query == key:
+        member = token if query == "tokens" else concept
+    elif concept.needs_owned_positions:
+        member = concept if concept is token and config.concepts_own_positions else NoPosition
+    else:
+        member = concept if query == "concepts" else NoPosition
+    return member(config) if member.acts_in_attention else NoPosition(config)

@@ -1,0 +1,74 @@
+"""Presets: names that people know, for combinations of the options of `ConceptEncoderConfig`."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from concept_encoder.model.config import ConceptEncoderConfig
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A named architecture. `layout` holds `{L}`, `{L-2}` or `{L/2}` where the number of layers goes."""
+
+    name: str
+    about: str
+    layout: str
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def layer_types(self, num_layers: int) -> str:
+        """The layout for that many layers. Raises `ValueError` when they do not divide."""
+        if num_layers < 1:
+            raise ValueError(f"num_layers: {num_layers} is not positive")
+        if "{L/2}" in self.layout and num_layers % 2:
+            raise ValueError(f"num_layers: preset {self.name!r} counts layers in pairs; use {num_layers + 1}")
+        if "{L-2}" in self.layout and num_layers < 3:
+            raise ValueError(f"num_layers: preset {self.name!r} needs at least 3 layers, two of them local")
+        filled = self.layout.replace("{L/2}", str(num_layers // 2)).replace("{L-2}", str(num_layers - 2))
+        return filled.replace("{L}", str(num_layers))
+
+
+_ROPE = {"token_position": "rope", "concept_position": "rope"}
+
+PRESETS = {
+    preset.name: preset
+    for preset in (
+        Preset("weighted_mlm", "the plan's first model: fixed mixing weights a position", "(read think)*{L}",
+               {"concept_source": "learned", "decoder": "weighted"}),
+        Preset("perceiver_mlm", "the plan's baseline: tokens ask with embedding and position", "(read think)*{L}",
+               {"concept_source": "learned", "decoder": "query_input"}),
+        Preset("perceiver_posonly_mlm", "the same, asking with the position alone", "(read think)*{L}",
+               {"concept_source": "learned", "decoder": "query_position"}),
+        Preset("perceiver_io", "Perceiver IO: one read, then thinking", "read think*{L}",
+               {"concept_source": "learned", "decoder": "query_position"}),
+        Preset("recursive", "one layer, L times, with the same weights", "(read think)^{L}",
+               {"concept_source": "learned", "decoder": "query_position"}),
+        Preset("anchored", "contextual tokens, concepts that own positions; strict", "mix_local*2 (read think)*{L-2}",
+               {"concept_source": "anchored", "decoder": "upsample", **_ROPE}),
+        Preset("woven", "tokens and concepts take turns; hybrid", "(mix_local read think write)*{L/2}",
+               {"concept_source": "anchored", "decoder": "token_stream", **_ROPE}),
+        Preset("bert", "the matched twin: the same code without concepts", "mix*{L}",
+               {"concept_source": "none", "decoder": "token_stream"}),
+    )
+}  # fmt: skip
+
+
+def preset_config(preset: str, num_layers: int = 6, **fields: Any) -> ConceptEncoderConfig:
+    """The configuration of a preset; `fields` add to its options or replace them.
+
+    Raises:
+        ValueError: an unknown preset or field, or fields that do not fit together.
+    """
+    if preset not in PRESETS:
+        raise ValueError(f"preset: no preset is called {preset!r}; valid: {', '.join(PRESETS)}")
+    chosen = PRESETS[preset]
+    options = {"layer_types": chosen.layer_types(num_layers), **chosen.options, **fields}
+    return ConceptEncoderConfig(**options)
+
+
+def twin_config(config: ConceptEncoderConfig, num_layers: int) -> ConceptEncoderConfig:
+    """The `bert` twin of a concept encoder: the same sizes, vocabulary and token position, no concepts."""
+    fields = config.to_diff_dict()
+    for name in ("model_type", "architectures", "transformers_version", "layer_types", "layer_groups", "num_concepts",
+                 "concept_ratio", "concept_position", "decoder_layer_types", "dtype"):  # fmt: skip
+        fields.pop(name, None)
+    return preset_config("bert", num_layers, **{**fields, **PRESETS["bert"].options})

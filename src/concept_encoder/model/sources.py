@@ -1,0 +1,119 @@
+"""Where concepts come from (`concept_source`). Called once, before the first move that needs concepts.
+
+Shape suffixes: see `streams.py`.
+"""
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from concept_encoder.model.positions import states_position
+from concept_encoder.model.registry import Registry
+from concept_encoder.model.streams import Streams
+
+if TYPE_CHECKING:
+    from concept_encoder.model.config import ConceptEncoderConfig
+
+SOURCES = Registry("concept source")
+
+
+class Source(nn.Module):
+    """Begins the concept stream."""
+
+    has_concepts = True
+    owns_positions = False  # each concept stands for a place in the text, and begins with what the tokens there hold
+
+    @classmethod
+    def num_concepts(cls, config: "ConceptEncoderConfig", length: int) -> int:
+        """C for a text of `length` tokens."""
+        return config.num_concepts or -(-length // config.concept_ratio)
+
+    @classmethod
+    def owner(cls, config: "ConceptEncoderConfig", index_BK: Tensor) -> tuple[Tensor, Tensor]:
+        """For tokens at these indices: the concept that owns each, and the token's place in that concept's chunk."""
+        raise NotImplementedError(f"concept_source {cls.name!r} owns no positions")
+
+    def forward(self, s: Streams) -> Streams:
+        raise NotImplementedError
+
+
+@SOURCES.register("none")
+class NoSource(Source):
+    """No concepts: the stream of tokens is all there is (the `bert` twin)."""
+
+    has_concepts = False
+
+    def __init__(self, config: "ConceptEncoderConfig"):
+        super().__init__()
+
+    @classmethod
+    def num_concepts(cls, config: "ConceptEncoderConfig", length: int) -> int:
+        return 0
+
+
+@SOURCES.register("learned")
+class LearnedSource(Source):
+    """C free vectors, the same for every text. Source: Perceiver latents (arXiv:2103.03206); the plan's baseline.
+
+    With `concept_ratio` in place of `num_concepts` a text of N tokens uses the first ceil(N / ratio) of them.
+    """
+
+    def __init__(self, config: "ConceptEncoderConfig"):
+        super().__init__()
+        self.ratio = config.concept_ratio
+        count = self.num_concepts(config, config.max_position_embeddings)
+        self.vectors = nn.Parameter(torch.empty(count, config.hidden_size))
+        self.position = states_position(config.concept_position, config)
+
+    def forward(self, s: Streams) -> Streams:
+        z_CD, mask_BC = self.vectors, None
+        if self.ratio is not None:
+            z_CD = z_CD[: -(-s.x_BND.shape[1] // self.ratio)]
+            mask_BC = None if s.x_mask_BN is None else _chunks(s.x_mask_BN, self.ratio).any(-1)
+        z_pos_BC = torch.arange(len(z_CD), device=z_CD.device)[None]
+        added = self.position.states(z_pos_BC)
+        z_BCD = (z_CD if added is None else z_CD + added).expand(s.x_BND.shape[0], -1, -1)
+        return s.replace(z_BCD=z_BCD, z_pos_BC=z_pos_BC, z_mask_BC=mask_BC)
+
+
+@SOURCES.register("anchored")
+class AnchoredSource(Source):
+    """C = ceil(N / ratio): each starts from the mean of its own chunk of tokens and owns the position of that chunk.
+
+    A learned vector is added to tell concepts from tokens. Source: chunk means as in Funnel-Transformer pooling
+    (arXiv:2006.03236); owned positions as Perceiver AR gives its latents (arXiv:2202.07765).
+    """
+
+    owns_positions = True
+
+    def __init__(self, config: "ConceptEncoderConfig"):
+        super().__init__()
+        self.ratio = config.concept_ratio
+        self.vector = nn.Parameter(torch.empty(config.hidden_size))
+        self.position = states_position(config.concept_position, config)
+
+    @classmethod
+    def owner(cls, config: "ConceptEncoderConfig", index_BK: Tensor) -> tuple[Tensor, Tensor]:
+        return index_BK // config.concept_ratio, index_BK % config.concept_ratio
+
+    def forward(self, s: Streams) -> Streams:
+        mask_BN, exists_BC = s.x_mask_BN, None
+        if mask_BN is None:
+            mask_BN = torch.ones(1, s.x_BND.shape[1], dtype=torch.bool, device=s.x_BND.device)
+        real_BCr = _chunks(mask_BN, self.ratio)
+        if s.x_mask_BN is not None:
+            exists_BC = real_BCr.any(-1)
+        share_BCr = real_BCr / real_BCr.sum(-1, keepdim=True).clamp(min=1)
+        z_pos_BC = (_chunks(s.x_pos_BN.float(), self.ratio) * share_BCr).sum(-1)
+        x_BCrD = _chunks(s.x_BND.transpose(1, 2), self.ratio)  # [B, D, C, r]
+        z_BCD = torch.einsum("bdcr,bcr->bcd", x_BCrD, share_BCr.to(x_BCrD.dtype).expand(len(x_BCrD), -1, -1))
+        added = self.position.states(z_pos_BC)
+        z_BCD = z_BCD + self.vector + (0 if added is None else added)
+        return s.replace(z_BCD=z_BCD, z_pos_BC=z_pos_BC, z_mask_BC=exists_BC)
+
+
+def _chunks(states_N: Tensor, size: int) -> Tensor:
+    """Cut the last dimension into chunks of `size`, the last one filled up with zeros: `[..., C, size]`."""
+    return F.pad(states_N, (0, -states_N.shape[-1] % size)).unflatten(-1, (-1, size))

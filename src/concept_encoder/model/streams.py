@@ -1,0 +1,38 @@
+"""What flows through the encoder: a token stream and a concept stream, with who is padding and who sits where.
+
+Shape suffixes, used in all of `model/`: B texts, N tokens, C concepts, D hidden size, H heads, d size of a head,
+Q queries, K keys or chosen positions, V vocabulary.
+"""
+
+from dataclasses import dataclass, replace
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Streams:
+    """Tokens and concepts between two moves. A mask of `None` means that nothing is padded: the fast path.
+
+    Attributes:
+        x_BND: token states.
+        x_pos_BN: where each token sits, counted in tokens; `[1, N]` when all texts agree.
+        x_mask_BN: True for real tokens.
+        start: the streams before the first move: embedded tokens at full length. None in the start itself.
+        z_BCD: concept states; None before the first move that needs them.
+        z_pos_BC: where each concept sits: its slot, or the place in the text that it owns.
+        z_mask_BC: True for concepts that exist (a short text in a padded batch has fewer).
+        attentions: when not None, moves append `(move, weights_BHQK)` here.
+    """
+
+    x_BND: Tensor
+    x_pos_BN: Tensor
+    x_mask_BN: Tensor | None
+    z_BCD: Tensor | None = None
+    z_pos_BC: Tensor | None = None
+    z_mask_BC: Tensor | None = None
+    start: "Streams | None" = None
+    attentions: list[tuple[str, Tensor]] | None = None
+
+    def replace(self, **changes: object) -> "Streams":
+        """A copy with some fields exchanged."""
+        return replace(self, **changes)

@@ -1,0 +1,94 @@
+"""Masked language modelling: the recipe's `objective` section, and the collator that hides tokens.
+
+Labels travel as `[B, K]` with their indices, K fixed by the masking budget: the graph is static, and the largest product of the model is
+computed for hidden tokens only.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from concept_encoder.data.stream import PLACE
+from concept_encoder.objectives.masking import MASKINGS, replace_tokens
+
+IGNORE = -100
+REPLACEMENTS = {"80-10-10": (0.1, 0.1), "mask": (0.0, 0.0)}
+
+
+@dataclass(frozen=True)
+class ObjectiveConfig:
+    """The recipe's section `objective`.
+
+    Attributes:
+        masking: which tokens are hidden, see `objectives/masking.py`.
+        mask_rate: share of the maskable tokens of a row that are hidden, exactly.
+        replacement: `80-10-10` (BERT: [MASK], random, kept) or `mask` (always [MASK]; arXiv:2202.08005 finds it no worse).
+    """
+
+    masking: str = "token"
+    mask_rate: float = 0.15
+    replacement: Literal["80-10-10", "mask"] = "80-10-10"
+
+    def __post_init__(self) -> None:
+        MASKINGS[self.masking]
+        if not 0 < self.mask_rate < 1:
+            raise ValueError(f"mask_rate: {self.mask_rate} is not between 0 and 1; BERT uses 0.15")
+
+
+class MaskedLMCollator:
+    """Hides tokens of each row and pads the batch.
+
+    Args:
+        tokenizer: gives the special tokens and pads.
+        config: the objective.
+        seed: with the row's place in the stream it decides the mask, whatever process or worker draws it.
+
+    Returns from a call:
+        `input_ids` `[B, N]`, `labels` and `label_index` `[B, K]` (labels -100 where a row has fewer than K), and
+        `attention_mask` `[B, N]` only when some row is padded.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, config: ObjectiveConfig, seed: int):
+        self.tokenizer, self.config, self.seed = tokenizer, config, seed
+        self.masking = MASKINGS[config.masking]()
+        self.special = np.asarray(sorted(tokenizer.all_special_ids))
+        self.vocabulary = np.setdiff1d(np.arange(len(tokenizer)), self.special)
+
+    def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        lengths = [len(row["input_ids"]) for row in rows]
+        length = max(lengths)
+        input_ids_BN = np.full((len(rows), length), self.tokenizer.pad_token_id, dtype=np.int64)
+        most = max(round(self.config.mask_rate * length), 1)
+        labels_BK = np.full((len(rows), most), IGNORE, dtype=np.int64)
+        index_BK = np.zeros((len(rows), most), dtype=np.int64)
+        for i, row in enumerate(rows):
+            hidden_N, index = self._hide(np.asarray(row["input_ids"], dtype=np.int64), row[PLACE])
+            input_ids_BN[i, : lengths[i]] = hidden_N
+            labels_BK[i, : len(index)] = np.asarray(row["input_ids"])[index]
+            index_BK[i, : len(index)] = index
+        batch = {"input_ids": input_ids_BN, "labels": labels_BK, "label_index": index_BK}
+        if min(lengths) < length:
+            batch["attention_mask"] = (np.arange(length) < np.asarray(lengths)[:, None]).astype(np.int64)
+        return {name: torch.from_numpy(values) for name, values in batch.items()}
+
+    def _hide(self, ids_N: np.ndarray, place: int) -> tuple[np.ndarray, np.ndarray]:
+        rng = np.random.default_rng((self.seed, place))
+        maskable_N = ~np.isin(ids_N, self.special)
+        budget = max(round(self.config.mask_rate * int(maskable_N.sum())), 1)
+        index_K = self.masking.choose(maskable_N, budget, rng)
+        hidden_N = ids_N.copy()
+        policy = REPLACEMENTS[self.config.replacement]
+        hidden_N[index_K] = replace_tokens(ids_N[index_K], policy, self.tokenizer.mask_token_id, self.vocabulary, rng)
+        return hidden_N, index_K
+
+
+def unigram_loss(counts_V: np.ndarray, rows: Sequence[dict[str, Any]], collator: MaskedLMCollator) -> float:
+    """The held-out loss of always answering with the training frequencies (add-one smoothed): the bar of knowing nothing."""
+    surprise_V = np.log(counts_V.sum() + len(counts_V)) - np.log(counts_V + 1)
+    labels = [collator([row])["labels"] for row in rows]
+    asked = torch.cat([label[label != IGNORE] for label in labels]).numpy()
+    return float(surprise_V[asked].mean())

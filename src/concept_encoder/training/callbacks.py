@@ -1,0 +1,81 @@
+"""What happens beside the training loop: the record of metrics and the progress line."""
+
+import time
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from concept_encoder.training.run_folder import RunFolder
+
+console = Console(stderr=True)
+
+
+class RecordCallback(TrainerCallback):
+    """Appends every log of the trainer to the run's metrics.jsonl, with the tokens per second since the last one.
+
+    Time spent in evaluation and in saving is not counted.
+    """
+
+    def __init__(self, run: RunFolder, tokens_per_step: int | None):
+        self.run, self.tokens_per_step = run, tokens_per_step
+        self.seconds, self.steps, self.started = 0.0, 0, 0.0
+        self.rates: list[float] = []
+
+    def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object) -> None:
+        self.started = time.perf_counter()
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object) -> None:
+        self.seconds += time.perf_counter() - self.started
+        self.steps += 1
+
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict | None = None,
+               **_: object) -> None:  # fmt: skip
+        if not state.is_world_process_zero or logs is None or "train_runtime" in logs:
+            return
+        kept = {name: value for name, value in logs.items() if not name.endswith(("_runtime", "_per_second"))}
+        if "loss" in kept and self.tokens_per_step and self.seconds:
+            self.rates.append(self.tokens_per_step * self.steps / self.seconds)
+            kept["tokens_per_second"] = round(self.rates[-1], 1)
+            self.seconds, self.steps = 0.0, 0
+        kept.pop("epoch", None)  # the whole run is one stream, see data/stream.py
+        self.run.append_metrics({"step": state.global_step, **kept})
+
+    @property
+    def tokens_per_second(self) -> float | None:
+        """Median over the logs, the first (warm-up) left out."""
+        rates = sorted(self.rates[1:] or self.rates)
+        return rates[len(rates) // 2] if rates else None
+
+
+class ProgressCallback(TrainerCallback):
+    """A progress bar in a terminal, a line every tenth of the run elsewhere."""
+
+    def __init__(self, title: str):
+        self.title, self.latest = title, ""
+        self.bar: Progress | None = None
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object) -> None:
+        if not state.is_world_process_zero:
+            return
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[loss]}"))
+        self.bar = Progress(*columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal)
+        self.task = self.bar.add_task(self.title, total=state.max_steps, completed=state.global_step, loss="")
+        self.bar.start()
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object) -> None:
+        if self.bar is None:
+            return
+        self.bar.update(self.task, completed=state.global_step)
+        if not console.is_terminal and state.global_step % max(state.max_steps // 10, 1) == 0:
+            console.print(f"{self.title}: step {state.global_step}/{state.max_steps} {self.latest}", highlight=False)
+
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict | None = None,
+               **_: object) -> None:  # fmt: skip
+        if self.bar is not None and logs and "loss" in logs:
+            self.latest = f"loss {float(logs['loss']):.3f}"
+            self.bar.update(self.task, loss=self.latest)
+
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object) -> None:
+        if self.bar is not None:
+            self.bar.stop()

@@ -1,0 +1,117 @@
+"""Pretraining by masked language modelling: from a recipe to a run's folder."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from concept_encoder.data.packing import DataConfig, PreparedCorpus, prepare
+from concept_encoder.data.stream import ExampleStream
+from concept_encoder.data.tokenizer import padded_vocab_size
+from concept_encoder.errors import UserError
+from concept_encoder.model import ConceptEncoderConfig, ConceptEncoderForMaskedLM
+from concept_encoder.objectives.masked_lm import MaskedLMCollator, ObjectiveConfig, unigram_loss
+from concept_encoder.training.model_card import model_card
+from concept_encoder.training.recipe import model_config, resolved, section
+from concept_encoder.training.run_folder import RunFolder
+from concept_encoder.training.settings import TrainingConfig
+from concept_encoder.training.trainer import checkpoint_folder, run_trainer
+
+_EVAL_SEED = 20_101  # the held-out masks are the same for every run, whatever its seed
+
+
+@dataclass(frozen=True)
+class PretrainRecipe:
+    """A checked recipe. The model's section stays a mapping until the tokenizer is known."""
+
+    model: Mapping[str, Any]
+    data: DataConfig
+    objective: ObjectiveConfig
+    training: TrainingConfig
+
+    @classmethod
+    def from_sections(cls, sections: Mapping[str, Any]) -> "PretrainRecipe":
+        """Check all sections, the model's with a stand-in vocabulary, before any work is done."""
+        if "evaluation" in sections:
+            raise UserError("evaluation: pretraining has no such section; use it with finetune")
+        model = dict(sections.get("model") or {})
+        if "checkpoint" in model:
+            raise UserError("model.checkpoint: pretraining starts from new weights; it belongs to finetune")
+        data = section(sections, "data", DataConfig)
+        recipe = cls(model, data, section(sections, "objective", ObjectiveConfig), section(sections, "training", TrainingConfig))
+        config = model_config(model, **recipe.model_defaults())
+        if data.sequence_length > config.max_position_embeddings:
+            raise UserError(f"data.sequence_length: {data.sequence_length} tokens exceed model.max_position_embeddings "
+                            f"{config.max_position_embeddings}; raise the latter or shorten the former")  # fmt: skip
+        return recipe
+
+    def model_defaults(self) -> dict[str, Any]:
+        return {"max_position_embeddings": self.data.sequence_length, "vocab_size": self.data.vocab_size}
+
+
+def pretrain(recipe: PretrainRecipe, corpus: PreparedCorpus | None = None, title: str = "pretrain") -> dict[str, Any]:
+    """Train (or go on training, or return what is finished) and write the run's folder. Returns `result.json`.
+
+    Args:
+        corpus: a prepared corpus, when several models share one; otherwise made from `recipe.data`.
+    """
+    training = recipe.training
+    plain = resolved(model=recipe.model, data=recipe.data, objective=recipe.objective, training=training)
+    run = RunFolder(training.output_dir, plain, training.seed)
+    if run.result is not None:
+        return run.result
+    if training.threads:
+        torch.set_num_threads(training.threads)
+    corpus = corpus or prepare(recipe.data)
+    config = pretraining_config(recipe, corpus)
+    torch.manual_seed(training.seed)
+    model = ConceptEncoderForMaskedLM(config)
+    steps = training.steps(len(corpus.train))
+    length = recipe.data.sequence_length
+    collator, eval_collator = (
+        MaskedLMCollator(corpus.tokenizer, recipe.objective, seed) for seed in (training.seed, _EVAL_SEED)
+    )
+    held_out = _held_out(corpus, training)
+    trainer, record = run_trainer(
+        model, run, training, steps, title,
+        tokens_per_step=training.batch_size * length,
+        train_dataset=ExampleStream(corpus.train, steps * training.batch_size, training.seed),
+        eval_dataset=held_out,
+        data_collator=collator,
+        eval_collator=eval_collator,
+        processing_class=corpus.tokenizer,
+        model_card=lambda state: model_card(config, plain, state.log_history),
+    )  # fmt: skip
+    result = {
+        "verb": "pretrain",
+        "eval_loss": trainer.final_eval_loss(),
+        "unigram_loss": unigram_loss(corpus.unigram_counts, held_out, eval_collator),
+        "steps": steps,
+        "tokens_seen": steps * training.batch_size * length,
+        "tokens_per_second": record.tokens_per_second,
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "concepts": config.concepts_at(length),
+        "sequence_length": length,
+        "strict": model.model.decoder.strict,
+        "checkpoint": str(checkpoint_folder(training.output_dir).relative_to(training.output_dir)),
+    }
+    if trainer.is_world_process_zero():
+        run.write_json("result.json", result)
+    return result
+
+
+def pretraining_config(recipe: PretrainRecipe, corpus: PreparedCorpus) -> ConceptEncoderConfig:
+    """The model's configuration with what the tokenizer decides."""
+    tokenizer = corpus.tokenizer
+    size = padded_vocab_size(tokenizer)
+    given = recipe.model.get("vocab_size")
+    if given is not None and given < len(tokenizer):
+        raise UserError(f"model.vocab_size: {given} is smaller than the tokenizer's {len(tokenizer)}; leave it out")
+    special = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("pad", "mask", "cls", "sep")}
+    return model_config(recipe.model, **{**recipe.model_defaults(), "vocab_size": size, **special})
+
+
+def _held_out(corpus: PreparedCorpus, training: TrainingConfig) -> ExampleStream:
+    rows = len(corpus.validation)
+    return ExampleStream(corpus.validation, min(training.max_eval_rows or rows, rows), seed=None)

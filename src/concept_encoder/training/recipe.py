@@ -1,0 +1,72 @@
+"""A recipe: the YAML file of one run, with the sections `model`, `data`, `objective`, `training`, `evaluation`."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from huggingface_hub.errors import StrictDataclassError
+
+from concept_encoder.errors import UserError, nearest
+from concept_encoder.model import PRESETS, ConceptEncoderConfig, preset_config
+from concept_encoder.settings import apply_overrides, from_mapping, load_yaml
+
+SECTIONS = ("model", "data", "objective", "training", "evaluation")
+T = TypeVar("T")
+
+
+def load_sections(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """The sections of a recipe file with `section.field=value` applied. Raises `UserError` for unknown sections."""
+    sections = apply_overrides(load_yaml(path), overrides)
+    for name in sections:
+        if name not in SECTIONS:
+            raise UserError(f"{name}: no such section of a recipe; {nearest(str(name), SECTIONS)}")
+    return sections
+
+
+def section(sections: Mapping[str, Any], name: str, cls: type[T]) -> T:
+    """One section as its dataclass."""
+    return from_mapping(cls, sections.get(name), name)
+
+
+def model_config(fields: Mapping[str, Any] | None, **defaults: Any) -> ConceptEncoderConfig:
+    """The recipe's section `model`: a preset with `num_layers`, its fields replaced, or plain fields alone.
+
+    Args:
+        fields: the section.
+        defaults: what the data decide (vocabulary, special tokens, longest text) unless the section says otherwise.
+    """
+    fields = dict(fields or {})
+    preset, num_layers = fields.pop("preset", None), fields.pop("num_layers", None)
+    known = {field.name for field in dataclasses.fields(ConceptEncoderConfig)}
+    for name in fields:
+        if name not in known:
+            raise UserError(f"model.{name}: no such field; {nearest(str(name), known | {'preset', 'num_layers'})}")
+    if preset is not None and preset not in PRESETS:
+        raise UserError(f"model.preset: no preset is called {preset!r}; {nearest(str(preset), PRESETS)}")
+    if preset is None and num_layers is not None:
+        raise UserError("model.num_layers: counts the layers of a preset; give model.preset, or model.layer_types alone")
+    merged = {**defaults, **fields}
+    try:
+        if preset is None:
+            return ConceptEncoderConfig(**merged)
+        return preset_config(preset, **({} if num_layers is None else {"num_layers": num_layers}), **merged)
+    except StrictDataclassError as error:
+        reason = " ".join(line.strip() for line in str(error).splitlines())
+        raise UserError(f"model: {reason}") from None
+    except (ValueError, TypeError) as error:
+        raise UserError(f"model.{error}") from None
+
+
+def resolved(**sections: Any) -> dict[str, Any]:
+    """Sections as plain values, as they go into a run's recipe.yaml: what was meant, defaults included."""
+    return {name: _plain(dataclasses.asdict(part) if dataclasses.is_dataclass(part) else part)
+            for name, part in sections.items()}  # fmt: skip
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value

@@ -1,0 +1,120 @@
+"""A run's folder is its record: everything else is computed from it and can be thrown away.
+
+`recipe.yaml` (resolved) · `environment.json` · `metrics.jsonl` (append-only, one JSON a line) · `result.json` · `checkpoints/`
+"""
+
+import json
+import os
+import platform
+import subprocess
+import time
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from concept_encoder.errors import UserError
+
+_FREE_TO_CHANGE = {"output_dir", "report_to", "num_workers", "threads", "log_every", "keep_checkpoints"}
+
+
+class RunFolder:
+    """Opens a folder for one recipe: a new run, or the same run again.
+
+    Raises:
+        UserError: the folder holds another run or other files.
+    """
+
+    def __init__(self, path: Path, recipe: dict[str, Any], seed: int):
+        self.path = path
+        self._claim(recipe)
+        self.write_json("environment.json", {**environment(), "seed": seed})
+
+    @property
+    def result(self) -> dict[str, Any] | None:
+        """The final numbers, if the run has finished."""
+        file = self.path / "result.json"
+        return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+
+    def append_metrics(self, record: dict[str, Any]) -> None:
+        """Add one line to metrics.jsonl; a kill loses at most the line being written."""
+        with open(self.path / "metrics.jsonl", "a", encoding="utf-8") as file:
+            file.write(json.dumps({**record, "time": round(time.time(), 3)}) + "\n")
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """All records, the last one of a step counting; a line cut short by a kill is left out."""
+        return read_metrics(self.path)
+
+    def write_json(self, name: str, content: dict[str, Any]) -> None:
+        """Write a small file whole or not at all."""
+        write_atomically(self.path / name, json.dumps(content, indent=2, default=str) + "\n")
+
+    def _claim(self, recipe: dict[str, Any]) -> None:
+        file = self.path / "recipe.yaml"
+        if file.is_file():
+            difference = _first_difference(yaml.safe_load(file.read_text(encoding="utf-8")), recipe)
+            if difference:
+                raise UserError(f"training.output_dir: {self.path} holds another run ({difference}); choose another folder")
+        elif self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+            raise UserError(f"training.output_dir: {self.path} holds something else than a run; choose an empty folder")
+        else:
+            self.path.mkdir(parents=True, exist_ok=True)
+            write_atomically(file, yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True))
+
+
+def read_metrics(run: Path) -> list[dict[str, Any]]:
+    """The records of a run's metrics.jsonl in order of steps; after a resume the later record of a step counts."""
+    records: dict[tuple[int, bool], dict[str, Any]] = {}
+    file = run / "metrics.jsonl"
+    for line in file.read_text(encoding="utf-8").splitlines() if file.is_file() else []:
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        records[record.get("step", 0), "eval_loss" in record] = record
+    return [records[key] for key in sorted(records)]
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write next to the file, then rename: a reader sees the old content or the new, never a part."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def environment() -> dict[str, Any]:
+    """What a reader needs to judge or repeat the numbers: commit, versions, device."""
+    packages = ("concept-encoder", "torch", "transformers", "tokenizers", "datasets", "accelerate", "numpy")
+    return {
+        "commit": _git_commit(),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "versions": {name: metadata.version(name) for name in packages},
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else (platform.processor() or "cpu"),
+        "cpu_threads": torch.get_num_threads(),
+    }
+
+
+def _git_commit() -> str | None:
+    """The commit of a source checkout, with a mark when files were changed since; None in an installed package."""
+    here = Path(__file__).parent
+    try:
+        call = ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+        return subprocess.run(call, capture_output=True, text=True, timeout=5, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _first_difference(old: dict[str, Any], new: dict[str, Any]) -> str | None:
+    for section in {**old, **new}:
+        before, after = old.get(section) or {}, new.get(section) or {}
+        for field in {**before, **after}:
+            changed = before.get(field) != after.get(field)
+            if changed and not (section == "training" and field in _FREE_TO_CHANGE):
+                return f"its {section}.{field} is {before.get(field)!r}, not {after.get(field)!r}"
+    return None

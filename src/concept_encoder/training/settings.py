@@ -1,0 +1,136 @@
+"""The recipe's section `training`, and its one translation to `transformers.TrainingArguments`."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from transformers import TrainingArguments
+
+SCHEDULERS = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup", "wsd": "warmup_stable_decay"}
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """How a model learns.
+
+    Attributes:
+        output_dir: the run's folder.
+        seed: of weights, order and masks.
+        max_steps: optimiser steps; 0 means that `epochs` decides.
+        epochs: passes over the data when `max_steps` is 0.
+        batch_size: texts (or packed rows) in one optimiser step, over all devices.
+        micro_batch_size: texts on one device at a time; None means all of `batch_size`. Accumulation follows from the two.
+        learning_rate: of AdamW, or of Muon's matrices when `optimizer` is muon.
+        adamw_learning_rate: with muon, the rate for embeddings, norms and heads.
+        weight_decay: on matrices only. 0.1 keeps Muon from diverging on concept models.
+        warmup: share of the steps in which the rate rises.
+        decay: with the schedule wsd, share of the steps at the end in which the rate falls.
+        precision: `fp32`, or `bf16` (autocast).
+        eval_every, save_every, log_every: in steps; 0 means at the end only (for fine-tuning: after every epoch).
+        keep_checkpoints: how many of the last checkpoints stay.
+        max_eval_rows: held-out rows that one evaluation reads; 0 means all.
+        threads: CPU threads; 0 leaves the choice to torch.
+    """
+
+    output_dir: Path
+    seed: int = 0
+    max_steps: int = 0
+    epochs: float = 1.0
+    batch_size: int = 64
+    micro_batch_size: int | None = None
+    eval_batch_size: int = 64
+    learning_rate: float = 3e-4
+    adamw_learning_rate: float = 2e-4
+    weight_decay: float = 0.01
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    adam_beta2: float = 0.98
+    schedule: Literal["cosine", "linear", "constant", "wsd"] = "cosine"
+    warmup: float = 0.06
+    decay: float = 0.2
+    max_grad_norm: float = 1.0
+    precision: Literal["fp32", "bf16"] = "fp32"
+    torch_compile: bool = False
+    eval_every: int = 0
+    save_every: int = 0
+    log_every: int = 10
+    keep_checkpoints: int = 2
+    max_eval_rows: int = 0
+    num_workers: int = 0
+    threads: int = 0
+    report_to: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "eval_batch_size", "log_every", "keep_checkpoints"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: {getattr(self, name)} is not positive")
+        for name in ("max_steps", "eval_every", "save_every", "num_workers", "threads", "seed", "max_eval_rows"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}: {getattr(self, name)} is negative")
+        if not self.max_steps and not self.epochs > 0:
+            raise ValueError(f"epochs: {self.epochs} is not positive; give epochs or max_steps")
+        if not self.learning_rate > 0:
+            raise ValueError(f"learning_rate: {self.learning_rate} is not positive")
+        for name in ("warmup", "decay"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name}: {getattr(self, name)} is not a share between 0 and 1")
+        if self.micro_batch_size is not None and (self.micro_batch_size < 1 or self.batch_size % self.micro_batch_size):
+            raise ValueError(f"micro_batch_size: {self.micro_batch_size} does not divide batch_size {self.batch_size}")
+        unknown = set(self.report_to) - {"wandb", "tensorboard", "trackio"}
+        if unknown:
+            raise ValueError(f"report_to: {sorted(unknown)[0]!r} is not one of wandb, tensorboard, trackio")
+
+    def steps(self, num_rows: int) -> int:
+        """Optimiser steps of the whole run."""
+        return self.max_steps or max(round(self.epochs * num_rows / self.batch_size), 1)
+
+
+def training_arguments(config: TrainingConfig, steps: int, world_size: int = 1) -> TrainingArguments:
+    """The one place where our settings become transformers' (its names change between releases; a test checks them)."""
+    per_device, rest = divmod(config.batch_size, world_size)
+    if rest:
+        raise ValueError(f"batch_size: {config.batch_size} is not divisible by {world_size} processes")
+    micro = min(config.micro_batch_size or per_device, per_device)
+    if per_device % micro:
+        raise ValueError(f"micro_batch_size: {micro} does not divide the {per_device} texts of each of {world_size} processes")
+    return TrainingArguments(
+        output_dir=str(config.output_dir / "checkpoints"),
+        seed=config.seed,
+        max_steps=steps,
+        per_device_train_batch_size=micro,
+        per_device_eval_batch_size=config.eval_batch_size,
+        gradient_accumulation_steps=per_device // micro,
+        learning_rate=config.learning_rate,
+        weight_decay=config.weight_decay,
+        adam_beta2=config.adam_beta2,
+        max_grad_norm=config.max_grad_norm,
+        lr_scheduler_type=SCHEDULERS[config.schedule],
+        lr_scheduler_kwargs=_scheduler_options(config, steps),
+        warmup_steps=round(config.warmup * steps),
+        bf16=config.precision == "bf16",
+        torch_compile=config.torch_compile,
+        eval_strategy="steps",
+        eval_steps=config.eval_every or steps,
+        save_strategy="steps",
+        save_steps=config.save_every or steps,
+        logging_strategy="steps",
+        logging_steps=config.log_every,
+        logging_nan_inf_filter=False,
+        dataloader_num_workers=config.num_workers,
+        dataloader_prefetch_factor=2 if config.num_workers else None,
+        dataloader_persistent_workers=config.num_workers > 0,
+        dataloader_pin_memory=torch.cuda.is_available(),
+        train_sampling_strategy="sequential",
+        remove_unused_columns=False,
+        prediction_loss_only=True,
+        label_names=["labels"],
+        report_to=config.report_to or "none",
+        disable_tqdm=True,  # our own progress line, see callbacks.py
+        use_cpu=not torch.cuda.is_available(),
+    )
+
+
+def _scheduler_options(config: TrainingConfig, steps: int) -> dict[str, Any]:
+    if config.schedule == "wsd":
+        return {"num_decay_steps": round(config.decay * steps)}
+    return {}

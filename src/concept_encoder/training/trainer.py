@@ -1,0 +1,117 @@
+"""The one `transformers.Trainer` subclass: our order of examples, our optimisers, and checkpoints that are whole or absent."""
+
+import errno
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+from torch.optim import Optimizer
+from torch.utils.data import DataLoader, Dataset
+from transformers import Trainer, set_seed
+from transformers.trainer_callback import PrinterCallback
+from transformers.trainer_utils import rotate_checkpoints
+
+from concept_encoder.errors import UserError
+from concept_encoder.model.heads import ConceptEncoderForMaskedLM
+from concept_encoder.model.loading import list_checkpoints
+from concept_encoder.training.callbacks import ProgressCallback, RecordCallback
+from concept_encoder.training.optimizers import make_optimizer
+from concept_encoder.training.run_folder import RunFolder
+from concept_encoder.training.settings import TrainingConfig, training_arguments
+
+_NO_SPACE = ("No space left", "PytorchStreamWriter failed", "os error 28")
+
+
+class ConceptTrainer(Trainer):
+    """Trains on an `ExampleStream` from first to last; resuming repeats not a single example.
+
+    Args:
+        eval_collator: collates held-out rows (with masks that no run's seed changes).
+        model_card: text of the README.md written with every checkpoint, given the trainer's state.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        config: TrainingConfig,
+        eval_collator: Callable[[list], dict],
+        model_card: Callable[[Any], str],
+        **kwargs: Any,
+    ):
+        self.config, self.eval_collator, self.model_card = config, eval_collator, model_card
+        self._saving = config.output_dir / "checkpoints" / ".saving"
+        super().__init__(*args, **kwargs)
+        # Trap: with **kwargs in a model's forward the Trainer guesses; ours says it in its signature.
+        self.model_accepts_loss_kwargs = isinstance(self.model, ConceptEncoderForMaskedLM)
+
+    def create_optimizer(self, model: nn.Module | None = None) -> Optimizer:
+        if self.optimizer is None:
+            self.optimizer = make_optimizer(self.model if model is None else model, self.config)
+        return self.optimizer
+
+    def get_eval_dataloader(self, eval_dataset: Dataset | None = None) -> DataLoader:
+        training_collator, self.data_collator = self.data_collator, self.eval_collator
+        try:
+            return super().get_eval_dataloader(eval_dataset)
+        finally:
+            self.data_collator = training_collator
+
+    def final_eval_loss(self) -> float:
+        """The held-out loss of the final weights, evaluated now unless the last step did it."""
+        last = next((entry for entry in reversed(self.state.log_history) if "eval_loss" in entry), None)
+        if last is not None and last["step"] == self.state.global_step:
+            return last["eval_loss"]
+        return self.evaluate()["eval_loss"]
+
+    def _get_output_dir(self, trial: object) -> str:
+        return str(self._saving)
+
+    def _save_checkpoint(self, model: nn.Module, trial: object) -> None:
+        """Write the checkpoint aside and rename it when it is complete: a kill or a full disk leaves the last one valid."""
+        name = f"checkpoint-{self.state.global_step}"
+        try:
+            super()._save_checkpoint(model, trial)
+            if self.args.should_save:
+                (self._saving / name / "README.md").write_text(self.model_card(self.state), encoding="utf-8")
+        except Exception as error:
+            shutil.rmtree(self._saving, ignore_errors=True)
+            if getattr(error, "errno", None) == errno.ENOSPC or any(text in str(error) for text in _NO_SPACE):
+                raise UserError(f"training.output_dir: no space left in {self.config.output_dir} while saving {name}; "
+                                "free some and run the same command again, earlier checkpoints are whole") from error  # fmt: skip
+            raise
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            final = self._saving.parent / name
+            shutil.rmtree(final, ignore_errors=True)
+            os.replace(self._saving / name, final)
+            shutil.rmtree(self._saving)
+            rotate_checkpoints(output_dir=str(final.parent), save_total_limit=self.config.keep_checkpoints)
+        self.accelerator.wait_for_everyone()
+
+
+def run_trainer(
+    model: nn.Module, run: RunFolder, config: TrainingConfig, steps: int, title: str, tokens_per_step: int | None,
+    **trainer_options: Any,
+) -> tuple[ConceptTrainer, RecordCallback]:  # fmt: skip
+    """Train to the end, from the last checkpoint if the run has one. Returns the trainer and the record of rates."""
+    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    arguments = training_arguments(config, steps, world_size)
+    record = RecordCallback(run, tokens_per_step)
+    trainer = ConceptTrainer(model=model, args=arguments, config=config, callbacks=[record, ProgressCallback(title)],
+                             **trainer_options)  # fmt: skip
+    trainer.remove_callback(PrinterCallback)
+    shutil.rmtree(config.output_dir / "checkpoints" / ".saving", ignore_errors=True)
+    checkpoints = list_checkpoints(config.output_dir)
+    set_seed(config.seed)
+    trainer.train(resume_from_checkpoint=str(checkpoints[-1]) if checkpoints else None)
+    return trainer, record
+
+
+def checkpoint_folder(run: Path) -> Path:
+    """The last checkpoint of a finished run."""
+    checkpoints = list_checkpoints(run)
+    assert checkpoints, f"{run} has no checkpoint"
+    return checkpoints[-1]

@@ -1,0 +1,97 @@
+"""Small configurations that together hold every registered variant. A new variant is picked up by its registry."""
+
+from hypothesis import strategies as st
+
+from concept_encoder.model import PRESETS, ConceptEncoderConfig, preset_config
+from concept_encoder.model.decoders import DECODERS
+from concept_encoder.model.heads import CLASSIFIER_HEADS
+from concept_encoder.model.moves import MOVES
+from concept_encoder.model.positions import POSITIONS
+from concept_encoder.model.sources import SOURCES
+
+SMALL = {
+    "vocab_size": 320,
+    "hidden_size": 32,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 48,
+    "local_window": 8,
+    "mask_token_id": 4,
+}
+
+
+def small(**fields: object) -> ConceptEncoderConfig:
+    return ConceptEncoderConfig(**{**SMALL, **fields})
+
+
+def concepts(source: str) -> dict[str, object]:
+    """The number of concepts as the source wants it."""
+    if source == "none":
+        return {}
+    return {"concept_ratio": 4} if SOURCES[source].owns_positions else {"num_concepts": 6}
+
+
+def variant_cases() -> dict[str, ConceptEncoderConfig]:
+    """One configuration a variant, named `family=member`, and one a preset."""
+    cases = {}
+    for name in PRESETS:
+        fields = {} if PRESETS[name].options["concept_source"] != "learned" else {"num_concepts": 6}
+        cases[f"preset={name}"] = preset_config(name, 4, **SMALL, **fields)
+    for name in MOVES:
+        cases[f"move={name}"] = small(**_with_move(name))
+    for name in SOURCES:
+        cases[f"source={name}"] = small(**_with_source(name))
+    for name in DECODERS:
+        source = {"upsample": "anchored"}.get(name, "learned")
+        layout = "(read think)*2 write" if name == "token_stream" else "(read think)*2"
+        cases[f"decoder={name}"] = small(layer_types=layout, concept_source=source, decoder=name, **concepts(source))
+    for name in POSITIONS:
+        for source, layout in (("learned", "read think"), ("anchored", "mix mix_local read think")):
+            cases[f"position={name},{source}"] = small(
+                layer_types=layout, concept_source=source, decoder="query_position", decoder_layer_types="write",
+                token_position=name, concept_position=name, **concepts(source),
+            )  # fmt: skip
+    cases["option=token_dim"] = small(layer_types="read think", decoder="query_input", num_concepts=6, token_dim=8)
+    cases["option=ratio"] = small(layer_types="read think", decoder="query_position", concept_ratio=4)
+    cases["option=deep_decoder"] = small(layer_types="read think", decoder="query_position", num_concepts=6,
+                                         decoder_layer_types="write mix_local write")  # fmt: skip
+    return cases
+
+
+def _with_move(name: str) -> dict[str, object]:
+    moves = {"mix": "mix read", "mix_local": "mix_local read", "read": "read", "think": "read think", "write": "read write read"}
+    return {"layer_types": moves.get(name, f"read {name} read"), "decoder": "query_position", "num_concepts": 6}
+
+
+def _with_source(name: str) -> dict[str, object]:
+    if name == "none":
+        return {"layer_types": "mix*2", "concept_source": "none", "decoder": "token_stream"}
+    return {"layer_types": "mix read think", "concept_source": name, "decoder": "query_input", **concepts(name)}
+
+
+@st.composite
+def valid_configs(draw: st.DrawFn) -> ConceptEncoderConfig:
+    """Any combination of variants that the configuration accepts."""
+    source = draw(st.sampled_from(sorted(SOURCES)))
+    names = sorted(name for name, move in MOVES.items() if source != "none" or "concepts" not in move.uses)
+    layers = draw(st.lists(st.sampled_from(names), min_size=1, max_size=5))
+    count = draw(st.sampled_from([{"concept_ratio": 3}, {"num_concepts": 5}]))
+    fields = {
+        "layer_types": layers,
+        "concept_source": source,
+        "decoder": draw(st.sampled_from(sorted(DECODERS))),
+        "decoder_layer_types": draw(st.sampled_from([None, "write", "write mix_local", "mix"])),
+        "token_position": draw(st.sampled_from(sorted(POSITIONS))),
+        "concept_position": draw(st.sampled_from(sorted(POSITIONS))),
+        "token_dim": draw(st.sampled_from([32, 8])),
+        **({} if source == "none" else count),
+    }
+    from hypothesis import assume
+
+    try:
+        return small(**fields)
+    except ValueError:
+        assume(False)
+        raise
+
+
+HEADS = sorted(CLASSIFIER_HEADS)

@@ -1,0 +1,174 @@
+"""The contract of DESIGN: what every variant must do, on every registered variant and on sampled combinations."""
+
+import copy
+import math
+
+import pytest
+import torch
+from cases import HEADS, valid_configs, variant_cases
+from hypothesis import HealthCheck, given, settings
+
+from concept_encoder.model import (
+    ConceptEncoderConfig,
+    ConceptEncoderForMaskedLM,
+    ConceptEncoderForSequenceClassification,
+    ConceptEncoderForTokenClassification,
+    ConceptEncoderModel,
+)
+
+CASES = variant_cases()
+LENGTHS = [37, 20, 5]
+every_variant = pytest.mark.parametrize("config", CASES.values(), ids=CASES.keys())
+
+
+def build(model_class: type, config: ConceptEncoderConfig) -> torch.nn.Module:
+    torch.manual_seed(0)
+    return model_class(copy.deepcopy(config)).eval()  # a model writes its kernel into its configuration
+
+
+def padded_batch(config: ConceptEncoderConfig) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    ids = torch.randint(5, config.vocab_size, (len(LENGTHS), LENGTHS[0]), generator=generator)
+    mask = torch.zeros_like(ids)
+    for row, length in enumerate(LENGTHS):
+        mask[row, :length] = 1
+    return ids, mask
+
+
+@every_variant
+def test_shapes(config):
+    ids, mask = padded_batch(config)
+    model = build(ConceptEncoderForMaskedLM, config)
+    assert model(ids, attention_mask=mask).logits.shape == (3, 37, config.vocab_size)
+    output = model.model(ids, attention_mask=mask)
+    if config.concept_source == "none":
+        assert output.concepts is None
+        assert output.last_hidden_state.shape == (3, 37, config.hidden_size)
+    else:
+        assert output.concepts.shape == (3, config.concepts_at(37), config.hidden_size)
+        if output.concept_mask is not None:
+            assert output.concept_mask.sum(1).tolist() == [config.concepts_at(length) for length in LENGTHS]
+
+
+def check_padding_invariance(config: ConceptEncoderConfig) -> None:
+    ids, mask = padded_batch(config)
+    model = build(ConceptEncoderForMaskedLM, config)
+    with torch.no_grad():
+        together = model(ids, attention_mask=mask).logits
+        for row, length in enumerate(LENGTHS):
+            alone = model(ids[row : row + 1, :length]).logits
+            torch.testing.assert_close(together[row : row + 1, :length], alone, atol=1e-5, rtol=1e-5)
+
+
+@every_variant
+def test_padding_changes_nothing(config):
+    check_padding_invariance(config)
+
+
+@every_variant
+def test_gradient_reaches_every_parameter_and_first_loss_is_ln_v(config):
+    ids, mask = padded_batch(config)
+    model = build(ConceptEncoderForMaskedLM, config)
+    labels = torch.where(mask.bool(), ids, -100)
+    loss = model(ids, attention_mask=mask, labels=labels).loss
+    assert abs(loss.item() / math.log(config.vocab_size) - 1) < 0.02
+    loss.backward()
+    silent = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+    assert not silent
+
+
+@every_variant
+def test_save_and_load_is_bit_equal(config, tmp_path):
+    ids, mask = padded_batch(config)
+    model = build(ConceptEncoderForMaskedLM, config)
+    model.save_pretrained(tmp_path)
+    loaded = ConceptEncoderForMaskedLM.from_pretrained(tmp_path)
+    assert torch.equal(loaded(ids, attention_mask=mask).logits, model(ids, attention_mask=mask).logits)
+    assert loaded.head.decoder.weight is loaded.model.embeddings.word.weight
+    assert loaded.config.to_json_string() == model.config.to_json_string()
+
+
+@every_variant
+def test_no_graph_breaks(config):
+    ids, _ = padded_batch(config)
+    model = build(ConceptEncoderForMaskedLM, config)
+    index = torch.arange(5).expand(3, 5)
+    torch._dynamo.reset()
+    explained = torch._dynamo.explain(model)(ids, labels=ids[:, :5], label_index=index)
+    assert explained.graph_break_count == 0, explained.break_reasons
+
+
+@every_variant
+def test_bf16_forward(config):
+    ids, mask = padded_batch(config)
+    logits = build(ConceptEncoderForMaskedLM, config).to(torch.bfloat16)(ids, attention_mask=mask).logits
+    assert logits.dtype == torch.bfloat16
+    assert logits.isfinite().all()
+
+
+@every_variant
+def test_eager_kernel_agrees_with_sdpa(config):
+    ids, mask = padded_batch(config)
+    fast, plain = (build(ConceptEncoderForMaskedLM, config) for _ in range(2))
+    plain.set_attn_implementation("eager")
+    assert fast.config._attn_implementation == "sdpa"
+    torch.testing.assert_close(
+        fast(ids, attention_mask=mask).logits[mask.bool()], plain(ids, attention_mask=mask).logits[mask.bool()],
+        atol=1e-5, rtol=1e-4,
+    )  # fmt: skip
+
+
+@every_variant
+def test_sparse_loss_equals_dense_loss(config):
+    ids, mask = padded_batch(config)
+    model = build(ConceptEncoderForMaskedLM, config)
+    labels = torch.where(mask.bool() & (torch.arange(37) % 5 == 0), ids, -100)
+    dense = torch.nn.functional.cross_entropy(model(ids, attention_mask=mask).logits.flatten(0, 1), labels.flatten())
+    sparse = model(ids, attention_mask=mask, labels=labels).loss
+    torch.testing.assert_close(sparse, dense, atol=1e-6, rtol=1e-5)
+
+
+@every_variant
+@pytest.mark.parametrize("head", HEADS)
+def test_classifiers_pad_and_train(config, head):
+    ids, mask = padded_batch(config)
+    fields = {**config.to_diff_dict(), "classifier_head": head}
+    fields = {name: value for name, value in fields.items() if name not in ("model_type", "transformers_version", "dtype")}
+    if head == "concept_pool" and config.concept_source == "none":
+        with pytest.raises(ValueError, match="classifier_head"):
+            ConceptEncoderForSequenceClassification(ConceptEncoderConfig(**fields))
+        return
+    model = build(ConceptEncoderForSequenceClassification, ConceptEncoderConfig(**fields, num_labels=3))
+    output = model(ids, attention_mask=mask, labels=torch.tensor([0, 1, 2]))
+    alone = model(ids[2:, :5]).logits
+    torch.testing.assert_close(output.logits[2:], alone, atol=1e-5, rtol=1e-5)
+    output.loss.backward()
+    assert model.classifier.weight.grad.abs().sum() > 0
+
+
+def test_token_classifier():
+    config = CASES["preset=woven"]
+    ids, mask = padded_batch(config)
+    model = build(ConceptEncoderForTokenClassification, config)
+    output = model(ids, attention_mask=mask, labels=torch.where(mask.bool(), ids % 2, -100))
+    assert output.logits.shape == (3, 37, 2)
+    output.loss.backward()
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.filter_too_much, HealthCheck.too_slow])
+@given(config=valid_configs())
+def test_sampled_combinations(config):
+    check_padding_invariance(config)
+    ids, _ = padded_batch(config)
+    model = build(ConceptEncoderForMaskedLM, config)
+    model(ids, labels=ids).loss.backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.parameters())
+
+
+def test_auto_classes_load_what_was_saved(tmp_path):
+    from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM
+
+    build(ConceptEncoderForMaskedLM, CASES["preset=anchored"]).save_pretrained(tmp_path)
+    assert isinstance(AutoConfig.from_pretrained(tmp_path), ConceptEncoderConfig)
+    assert isinstance(AutoModel.from_pretrained(tmp_path), ConceptEncoderModel)
+    assert isinstance(AutoModelForMaskedLM.from_pretrained(tmp_path), ConceptEncoderForMaskedLM)
