@@ -14,7 +14,7 @@ from concept_encoder.model.sources import SOURCES
 
 # What a saved config.json or `from_pretrained` may hand over beside the declared fields.
 _ECOSYSTEM_FIELDS = {"_name_or_path", "attn_implementation", "experts_implementation", "model_type", "name_or_path",
-                     "num_labels", "output_attentions", "torch_dtype", "_commit_hash", "auto_map"}  # fmt: skip
+                     "num_labels", "output_attentions", "torch_dtype", "use_cache", "_commit_hash", "auto_map"}  # fmt: skip
 
 
 @strict
@@ -113,6 +113,10 @@ class ConceptEncoderConfig(PreTrainedConfig):
     def validate_layer_type(self) -> None:
         """Moves are checked in `_check`; transformers' own list of layer types does not hold them."""
 
+    def get_text_config(self, decoder: bool | None = None, encoder: bool | None = None) -> "ConceptEncoderConfig":
+        """This configuration: our field `decoder` is a name, not the sub-configuration that transformers looks for."""
+        return self
+
     def _expand_layouts(self) -> None:
         if isinstance(self.layer_types, str):
             try:
@@ -123,7 +127,7 @@ class ConceptEncoderConfig(PreTrainedConfig):
         elif self.layer_groups is None:
             self.layer_groups = list(range(len(self.layer_types)))
         if self.decoder_layer_types is None:
-            self.decoder_layer_types = _member("decoder", DECODERS, self.decoder).default_layers
+            self.decoder_layer_types = DECODERS.member("decoder", self.decoder).default_layers
         if isinstance(self.decoder_layer_types, str):
             try:
                 self.decoder_layer_types = parse_layout(self.decoder_layer_types)[0]
@@ -131,7 +135,7 @@ class ConceptEncoderConfig(PreTrainedConfig):
                 raise ValueError(f"decoder_layer_types: {error}") from None
 
     def _default_concepts(self) -> None:
-        source = _member("concept_source", SOURCES, self.concept_source)
+        source = SOURCES.member("concept_source", self.concept_source)
         if source.has_concepts and self.num_concepts is None and self.concept_ratio is None:
             if source.owns_positions:
                 self.concept_ratio = 4
@@ -149,7 +153,7 @@ class ConceptEncoderConfig(PreTrainedConfig):
             raise ValueError(f"num_attention_heads: hidden_size {self.hidden_size} is not divisible by "
                              f"{self.num_attention_heads} heads; use {_divisors_near(self)}")  # fmt: skip
         for name in ("token_position", "concept_position"):
-            _member(name, POSITIONS, getattr(self, name))
+            POSITIONS.member(name, getattr(self, name))
             if getattr(self, name) == "rope" and self.hidden_size // self.num_attention_heads % 2:
                 size = self.hidden_size // self.num_attention_heads
                 raise ValueError(f"{name}: rope turns pairs, but a head has the odd size {size}; change num_attention_heads")
@@ -158,8 +162,8 @@ class ConceptEncoderConfig(PreTrainedConfig):
 
 def check_layout(config: ConceptEncoderConfig) -> None:
     """Refuse combinations of moves, source and decoder that make no sense, with the reason."""
-    layers = [_member(f"layer_types[{i}]", MOVES, name) for i, name in enumerate(config.layer_types)]
-    answers = [_member(f"decoder_layer_types[{i}]", MOVES, n) for i, n in enumerate(config.decoder_layer_types)]
+    layers = [MOVES.member(f"layer_types[{i}]", name) for i, name in enumerate(config.layer_types)]
+    answers = [MOVES.member(f"decoder_layer_types[{i}]", n) for i, n in enumerate(config.decoder_layer_types)]
     if not layers:
         raise ValueError("layer_types: empty; give at least one move")
     if len(config.layer_groups) != len(layers):
@@ -168,8 +172,8 @@ def check_layout(config: ConceptEncoderConfig) -> None:
     for name, group in zip(config.layer_types, config.layer_groups):
         if shared.setdefault(group, name) != name:
             raise ValueError(f"layer_groups: group {group} holds {shared[group]!r} and {name!r}; only equal moves share weights")
-    _check_concepts(config, layers + answers)
     _check_decoder(config)
+    _check_concepts(config, layers + answers)
     _check_nothing_is_wasted(config, layers, answers)
 
 
@@ -235,14 +239,7 @@ def _must_be_read(where: str, layer: type, live: set[str], config: ConceptEncode
     live |= layer.uses
 
 
-def _member(field: str, registry: object, name: str) -> type:
-    try:
-        return registry[name]
-    except ValueError as error:
-        raise ValueError(f"{field}: {error}") from None
-
-
 def _divisors_near(config: ConceptEncoderConfig) -> str:
     size, heads = config.hidden_size, config.num_attention_heads
     divisors = [n for n in range(1, size + 1) if size % n == 0]
-    return " or ".join(map(str, sorted(sorted(divisors, key=lambda n: abs(n - heads))[:2])))
+    return " or ".join(map(str, sorted(sorted(divisors, key=lambda n: (abs(n - heads), -n))[:2])))

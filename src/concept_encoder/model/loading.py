@@ -32,7 +32,9 @@ def list_checkpoints(run: str | Path) -> list[Path]:
 
 
 def load_checkpoint(model_class: type[M], path: str | Path, **fields: Any) -> M:
-    """`model_class.from_pretrained` of a checkpoint or run, with fields of the configuration replaced.
+    """`model_class.from_pretrained` of a checkpoint or run, with fields of the configuration replaced and checked.
+
+    A layout with more or fewer rounds of shared weights fits too: `layer_types="(read think)^8"`.
 
     Raises:
         ValueError: not a checkpoint of a concept encoder, or a damaged file; the message names it.
@@ -44,8 +46,13 @@ def load_checkpoint(model_class: type[M], path: str | Path, **fields: Any) -> M:
         raise ValueError(f"{folder / 'config.json'}: not readable as a configuration; the checkpoint is damaged") from None
     if kind != ConceptEncoderConfig.model_type:
         raise ValueError(f"{folder}: a checkpoint of another architecture (model_type {kind!r}, not 'concept_encoder')")
+    saved, _ = ConceptEncoderConfig.get_config_dict(folder)
+    if "layer_types" in fields:
+        saved.pop("layer_groups", None)  # a new layout brings its own
+    kernel = fields.pop("attn_implementation", None)
+    config = ConceptEncoderConfig(**{**saved, **fields})
     try:
-        return model_class.from_pretrained(folder, **fields)
+        return model_class.from_pretrained(folder, config=config, attn_implementation=kernel)
     except SafetensorError as error:
         raise ValueError(f"{folder / 'model.safetensors'}: damaged ({error}); use an earlier checkpoint") from None
     except OSError as error:

@@ -44,6 +44,13 @@ class Registry(Mapping[str, type]):
             valid = ", ".join(self._members)
             raise ValueError(f"no {self.family} is called {name!r}; {hint}valid: {valid}") from None
 
+    def member(self, field: str, name: str) -> type:
+        """The same, with the field that named it in front of the message."""
+        try:
+            return self[name]
+        except ValueError as error:
+            raise ValueError(f"{field}: {error}") from None
+
     def __contains__(self, name: object) -> bool:
         return name in self._members
 

@@ -34,7 +34,7 @@ class ObjectiveConfig:
     replacement: Literal["80-10-10", "mask"] = "80-10-10"
 
     def __post_init__(self) -> None:
-        MASKINGS[self.masking]
+        MASKINGS.member("masking", self.masking)
         if not 0 < self.mask_rate < 1:
             raise ValueError(f"mask_rate: {self.mask_rate} is not between 0 and 1; BERT uses 0.15")
 

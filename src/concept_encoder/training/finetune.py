@@ -42,7 +42,7 @@ class FinetuneModel:
     hidden_dropout_prob: float | None = None
 
     def __post_init__(self) -> None:
-        CLASSIFIER_HEADS[self.classifier_head]
+        CLASSIFIER_HEADS.member("classifier_head", self.classifier_head)
 
     def fields(self) -> dict[str, Any]:
         """What replaces fields of the checkpoint's configuration."""

@@ -6,7 +6,8 @@ from typing import Any
 
 import torch
 
-from concept_encoder.data.packing import DataConfig, PreparedCorpus, prepare
+from concept_encoder.data.corpus import DataConfig
+from concept_encoder.data.packing import PreparedCorpus, prepare
 from concept_encoder.data.stream import ExampleStream
 from concept_encoder.data.tokenizer import padded_vocab_size
 from concept_encoder.errors import UserError

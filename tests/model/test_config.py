@@ -1,0 +1,82 @@
+"""What the configuration accepts, and how it says no."""
+
+import pytest
+from cases import SMALL, small
+from hypothesis import given
+from hypothesis import strategies as st
+
+from concept_encoder.model import PRESETS, preset_config, twin_config
+from concept_encoder.model.layout import format_layout, parse_layout
+from concept_encoder.model.registry import Registry
+
+
+def test_layout_examples():
+    assert parse_layout("mix_local*2 (read think)*2")[0] == ["mix_local", "mix_local", "read", "think", "read", "think"]
+    assert parse_layout("mix*2 (read think)^2") == (["mix", "mix", "read", "think", "read", "think"], [0, 1, 2, 3, 2, 3])
+    assert parse_layout("((read think)^2 mix)*2")[1] == [0, 1, 0, 1, 2, 3, 4, 3, 4, 5]
+    assert parse_layout("read*0 mix") == (["mix"], [0])
+
+
+@given(st.lists(st.sampled_from(["mix", "read", "think"]), min_size=1, max_size=8))
+def test_layouts_round_trip(layers):
+    assert parse_layout(format_layout(layers))[0] == layers
+
+
+@pytest.mark.parametrize("text", ["(read", "read)", "*2", "read think*", "read & think", "READ"])
+def test_unreadable_layouts(text):
+    with pytest.raises(ValueError, match="layer_types: "):
+        small(layer_types=text)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"num_attention_heads": 5}, "num_attention_heads: hidden_size 32 is not divisible by 5 heads; use 4 or 8"),
+        ({"hidden_size": 36, "num_attention_heads": 4, "token_position": "rope"}, "token_position: rope turns pairs"),
+        ({"num_concepts": 4, "concept_ratio": 4}, "num_concepts: given together with concept_ratio"),
+        ({"concept_source": "anchored", "num_concepts": 4}, "num_concepts: 'anchored' concepts follow the length"),
+        ({"concept_source": "none", "decoder": "token_stream"}, "concept_source: 'none', but the move 'read' needs concepts"),
+        ({"layer_types": "mix", "concept_source": "none"}, "decoder: 'query_input' reads concepts"),
+        ({"decoder": "upsample"}, "decoder: 'upsample' needs concepts that own positions"),
+        ({"decoder": "weighted", "concept_ratio": 4}, "decoder: 'weighted' has one weight a concept"),
+        ({"layer_types": "read thnik"}, r"layer_types\[1\]: no move is called 'thnik'; did you mean 'think'"),
+        ({"decoder": "query_pos"}, "decoder: no decoder is called 'query_pos'; did you mean 'query_position'"),
+        ({"layer_types": "read think mix"}, r"layer_types\[2\]: nothing reads what 'mix' leaves"),
+        ({"layer_types": "think"}, "layer_types: the concepts never read the tokens"),
+        ({"layer_types": ""}, "layer_types: empty"),
+        ({"layer_types": ["read", "think"], "layer_groups": [0, 0]}, "layer_groups: group 0 holds 'read' and 'think'"),
+        ({"layer_types": ["read", "think"], "layer_groups": [0]}, "layer_groups: 1 numbers for 2 moves"),
+        ({"num_concept": 4}, "num_concept: no such field of the model; nearest: num_concepts"),
+        ({"num_concepts": 0}, "num_concepts: 0 is not positive"),
+        ({"vocab_size": 0}, "vocab_size: 0 is not positive"),
+        ({"local_window": 1}, "local_window: 1 leaves no neighbour"),
+        ({"token_position": "ropes"}, "token_position: no position encoding is called 'ropes'"),
+    ],
+)
+def test_bad_configurations(fields, message):
+    with pytest.raises(ValueError, match=f"^{message}"):
+        small(**fields)
+
+
+def test_presets_count_layers():
+    with pytest.raises(ValueError, match="use 4"):
+        preset_config("woven", 3, **SMALL)
+    with pytest.raises(ValueError, match="at least 3 layers"):
+        preset_config("anchored", 2, **SMALL)
+    with pytest.raises(ValueError, match="no preset is called 'brt'"):
+        preset_config("brt", 2)
+
+
+@pytest.mark.parametrize("preset", sorted(PRESETS))
+def test_twins_keep_everything_but_the_concepts(preset):
+    config = preset_config(preset, 4, **SMALL)
+    twin = twin_config(config, 3)
+    assert twin.layer_types == ["mix"] * 3
+    for name in ("vocab_size", "hidden_size", "token_position", "max_position_embeddings", "mask_token_id"):
+        assert getattr(twin, name) == getattr(config, name)
+
+
+def test_registry_refuses_an_undocumented_member():
+    registry = Registry("thing")
+    with pytest.raises(AssertionError, match="docstring"):
+        registry.register("x")(type("X", (), {}))

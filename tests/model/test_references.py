@@ -1,0 +1,165 @@
+"""Our modules against outside references: transformers and torch."""
+
+import copy
+
+import pytest
+import torch
+from cases import SMALL, small
+from torch import nn
+from transformers import RobertaPreLayerNormConfig, RobertaPreLayerNormModel
+from transformers.models.llama.modeling_llama import LlamaConfig, LlamaRotaryEmbedding, apply_rotary_pos_emb
+
+from concept_encoder.model import ConceptEncoderModel, preset_config
+from concept_encoder.model.attention import Attention, WindowedAttention
+from concept_encoder.model.loading import load_checkpoint
+from concept_encoder.model.moves import MOVES
+from concept_encoder.model.positions import POSITIONS, NoPosition
+from concept_encoder.model.streams import Streams
+
+CLOSE = {"atol": 1e-5, "rtol": 1e-5}
+
+
+def test_bert_twin_equals_a_pre_norm_bert_of_transformers():
+    config = preset_config("bert", 3, **SMALL)
+    torch.manual_seed(0)
+    ours = ConceptEncoderModel(config).eval()
+    reference = RobertaPreLayerNormModel(
+        RobertaPreLayerNormConfig(
+            vocab_size=config.vocab_size, hidden_size=32, num_hidden_layers=3, num_attention_heads=4,
+            intermediate_size=128, max_position_embeddings=config.max_position_embeddings + 1, pad_token_id=0,
+            type_vocab_size=2, layer_norm_eps=config.layer_norm_eps,
+        ),
+        add_pooling_layer=False,
+    ).eval()  # fmt: skip
+    copy_bert(ours, reference)
+    ids = torch.randint(5, 320, (3, 30))
+    mask = torch.ones_like(ids)
+    mask[1, 20:] = 0
+    ids[1, 20:] = 0
+    expected = reference(ids, attention_mask=mask).last_hidden_state
+    found = ours(ids, attention_mask=mask).last_hidden_state
+    torch.testing.assert_close(found[mask.bool()], expected[mask.bool()], **CLOSE)
+
+
+@torch.no_grad()
+def copy_bert(ours: ConceptEncoderModel, reference: RobertaPreLayerNormModel) -> None:
+    for name, parameter in reference.named_parameters():
+        if name.endswith("bias"):
+            parameter.zero_()
+    table = reference.embeddings
+    table.word_embeddings.weight.copy_(ours.embeddings.word.weight)
+    table.position_embeddings.weight[1:].copy_(ours.embeddings.position.table.weight)
+    table.token_type_embeddings.weight.copy_(ours.embeddings.segment.weight)
+    table.LayerNorm.weight.copy_(ours.embeddings.norm.weight)
+    for layer, move in zip(reference.encoder.layer, ours.groups.values()):
+        key, value = move.attention.key_value.weight.chunk(2)
+        layer.attention.LayerNorm.weight.copy_(move.norm.weight)
+        layer.attention.self.query.weight.copy_(move.attention.query.weight)
+        layer.attention.self.key.weight.copy_(key)
+        layer.attention.self.value.weight.copy_(value)
+        layer.attention.output.dense.weight.copy_(move.attention.out.weight)
+        layer.intermediate.LayerNorm.weight.copy_(move.feed_forward.norm.weight)
+        layer.intermediate.dense.weight.copy_(move.feed_forward.widen.weight)
+        layer.output.dense.weight.copy_(move.feed_forward.out.weight)
+    reference.LayerNorm.weight.copy_(ours.decoder.norm.weight)
+
+
+def reference_attention(attention: Attention) -> nn.MultiheadAttention:
+    """torch's attention with the same weights, scaled up so that the softmax is far from uniform."""
+    reference = nn.MultiheadAttention(32, 4, bias=False, batch_first=True)
+    with torch.no_grad():
+        for weight in (attention.query.weight, attention.key_value.weight, attention.out.weight):
+            weight.normal_(std=0.3)
+        reference.in_proj_weight.copy_(torch.cat([attention.query.weight, attention.key_value.weight]))
+        reference.out_proj.weight.copy_(attention.out.weight)
+    return reference
+
+
+def streams(length: int = 21, concepts: int = 6, padded: bool = True) -> Streams:
+    torch.manual_seed(3)
+    mask = torch.arange(length)[None] < torch.tensor([[length], [length - 9]]) if padded else None
+    return Streams(torch.randn(2, length, 32), torch.arange(length)[None], mask,
+                   torch.randn(2, concepts, 32), torch.arange(concepts)[None])  # fmt: skip
+
+
+def test_read_equals_multihead_attention():
+    move, s = MOVES["read"](small()).eval(), streams()
+    reference = reference_attention(move.attention)
+    queries, keys = move.concept_norm(s.z_BCD), move.token_norm(s.x_BND)
+    expected = s.z_BCD + reference(queries, keys, keys, key_padding_mask=~s.x_mask_BN)[0]
+    torch.testing.assert_close(move(s).z_BCD, expected, **CLOSE)
+
+
+def test_think_equals_a_pre_norm_transformer_layer():
+    move, s = MOVES["think"](small()).eval(), streams()
+    attention = reference_attention(move.attention)
+    reference = nn.TransformerEncoderLayer(32, 4, 128, dropout=0.0, activation="gelu", batch_first=True, norm_first=True, bias=False)
+    reference.self_attn, reference.norm1, reference.norm2 = attention, move.norm, move.feed_forward.norm
+    reference.linear1, reference.linear2 = move.feed_forward.widen, move.feed_forward.out
+    torch.testing.assert_close(move(s).z_BCD, reference(s.z_BCD), **CLOSE)
+
+
+def test_rope_equals_transformers():
+    config = small(token_position="rope")
+    rotary = LlamaRotaryEmbedding(LlamaConfig(hidden_size=32, num_attention_heads=4, max_position_embeddings=48))
+    q, k = torch.randn(2, 2, 4, 21, 8)
+    cos, sin = rotary(q, torch.arange(21)[None])
+    expected = apply_rotary_pos_emb(q, k, cos, sin)
+    rope = POSITIONS["rope"](config)
+    for ours, theirs in zip((rope.rotate(q, torch.arange(21)[None]), rope.rotate(k, torch.arange(21)[None])), expected):
+        torch.testing.assert_close(ours, theirs, **CLOSE)
+
+
+def test_rope_sees_distances_only():
+    rope = POSITIONS["rope"](small(token_position="rope"))
+    q, k = torch.randn(2, 1, 1, 1, 8)
+    near = rope.rotate(q, torch.tensor([[7.5]])) @ rope.rotate(k, torch.tensor([[3.0]])).mT
+    far = rope.rotate(q, torch.tensor([[107.5]])) @ rope.rotate(k, torch.tensor([[103.0]])).mT
+    torch.testing.assert_close(near, far, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("length", [3, 5, 8, 9, 21, 48])
+@pytest.mark.parametrize("padded", [True, False])
+def test_windowed_attention_equals_dense_attention_under_a_band(length, padded):
+    config = small(local_window=8)
+    windowed = WindowedAttention(config, NoPosition(config))
+    torch.nn.init.normal_(windowed.query.weight, std=0.3)
+    torch.nn.init.normal_(windowed.key_value.weight, std=0.3)
+    torch.manual_seed(4)
+    x = torch.randn(2, length, 32, requires_grad=True)
+    positions = torch.arange(length)[None]
+    mask = positions < torch.tensor([[length], [max(length - 2, 1)]]) if padded else None
+    found = windowed(x, x, mask, positions, positions)[0]
+    band = (positions.mT - positions).abs() <= 4
+    allowed = band[None] if mask is None else band[None] & (mask[:, None] | torch.eye(length, dtype=torch.bool))
+    q, k, v = windowed.project(x, x, positions, positions)
+    dense = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=allowed[:, None])
+    expected = windowed.out(dense.transpose(1, 2).flatten(2))
+    real = torch.ones(2, length, dtype=torch.bool) if mask is None else mask
+    torch.testing.assert_close(found[real], expected[real], **CLOSE)
+    gradients = [torch.autograd.grad(out[real].square().sum(), x, retain_graph=True)[0] for out in (found, expected)]
+    torch.testing.assert_close(*gradients, atol=1e-4, rtol=1e-4)
+
+
+def test_recursion_shares_weights_and_more_rounds_load_the_same_checkpoint(tmp_path):
+    config = preset_config("recursive", 3, **SMALL, num_concepts=6)
+    model = ConceptEncoderModel(config)
+    assert len(model.groups) == 2
+    model.save_pretrained(tmp_path)
+    longer = load_checkpoint(ConceptEncoderModel, tmp_path, layer_types="(read think)^5")
+    for name, parameter in model.named_parameters():
+        assert torch.equal(parameter, longer.get_parameter(name))
+    ids = torch.randint(5, 320, (1, 9))
+    assert not torch.equal(model.eval()(ids).concepts, longer.eval()(ids).concepts)
+
+
+def test_strict_decoders_hear_of_the_text_through_the_concepts_alone():
+    ids, other = torch.randint(5, 320, (2, 1, 20))
+    for preset, strict in (("perceiver_posonly_mlm", True), ("anchored", True), ("weighted_mlm", True),
+                           ("perceiver_mlm", False), ("woven", False)):  # fmt: skip
+        fields = {} if preset in ("anchored", "woven") else {"num_concepts": 6}
+        model = ConceptEncoderModel(preset_config(preset, 4, **SMALL, **fields)).eval()
+        assert model.decoder.strict is strict
+        s, t = model.encode(ids), model.encode(other)
+        mixed = copy.copy(t).replace(z_BCD=s.z_BCD)
+        assert torch.allclose(model.decode(mixed), model.decode(s)) is strict

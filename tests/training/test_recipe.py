@@ -1,0 +1,90 @@
+"""Recipes: overrides, and one clear line for what is wrong with them."""
+
+import dataclasses
+
+import pytest
+import yaml
+from transformers import TrainingArguments
+
+from concept_encoder.errors import UserError
+from concept_encoder.settings import apply_overrides, load_yaml
+from concept_encoder.training.pretrain import PretrainRecipe
+from concept_encoder.training.recipe import load_sections
+from concept_encoder.training.settings import SCHEDULERS, TrainingConfig, training_arguments
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("modle.preset=bert", "modle: no such section of a recipe; did you mean 'model'"),
+        ("model.preset=brt", "model.preset: no preset is called 'brt'; did you mean 'bert'"),
+        ("model.hiden_size=64", "model.hiden_size: no such field; did you mean 'hidden_size'"),
+        ("model.num_attention_heads=3", "model.num_attention_heads: hidden_size 16 is not divisible by 3 heads; use 2 or 4"),
+        ("model.layer_types=read thnik", r"model.layer_types\[1\]: no move is called 'thnik'"),
+        ("model.hidden_size=big", "model: .*hidden_size"),
+        ("model.num_layers=3", "model.num_layers: preset 'woven' counts layers in pairs; use 4"),
+        ("model.max_position_embeddings=16", "data.sequence_length: 24 tokens exceed model.max_position_embeddings 16"),
+        ("model.checkpoint=runs/x", "model.checkpoint: pretraining starts from new weights"),
+        ("training.learning_rat=1", "training.learning_rat: no such field; did you mean 'learning_rate'"),
+        ("training.learning_rate=fast", "training.learning_rate: expected a number, found 'fast'"),
+        ("training.batch_size=2.5", "training.batch_size: expected a whole number, found 2.5"),
+        ("training.micro_batch_size=3", "training.micro_batch_size: 3 does not divide batch_size 8"),
+        ("training.schedule=cosin", "training.schedule: 'cosin' is not one of cosine, linear, constant, wsd"),
+        ("training.output_dir=null", "training.output_dir: expected a path"),
+        ("objective.masking=tokn", "objective.masking: no masking is called 'tokn'"),
+        ("objective.mask_rate=1.5", "objective.mask_rate: 1.5 is not between 0 and 1"),
+        ("data.sequence_length=4", "data.sequence_length: 4 is too short"),
+        ("preset=bert", "override 'preset=bert': write it as section.field=value"),
+        ("training.seed=[", "override .*: the value is not valid YAML"),
+        ("evaluation.suite=glue", "evaluation: pretraining has no such section"),
+    ],
+)
+def test_what_is_wrong_is_named(sections, tmp_path, override, message):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump(sections))
+    with pytest.raises(UserError, match=f"^{message}") as caught:
+        PretrainRecipe.from_sections(load_sections(recipe, [override]))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("model: [", "recipe.yaml:1: not valid YAML|recipe.yaml:2: not valid YAML"),
+        ("- a", "a recipe is a mapping of sections, found list"),
+        ("model: {preset: bert}\nmodel: {}", "line 1: the key 'model' is given twice"),
+        ("", "a recipe is a mapping of sections, found NoneType"),
+    ],
+)
+def test_unreadable_recipes(tmp_path, text, message):
+    (tmp_path / "recipe.yaml").write_text(text)
+    with pytest.raises(UserError, match=message):
+        load_yaml(tmp_path / "recipe.yaml")
+
+
+def test_missing_recipe_and_latin_1(tmp_path):
+    with pytest.raises(UserError, match="no such recipe file"):
+        load_yaml(tmp_path / "nothing.yaml")
+    (tmp_path / "latin.yaml").write_bytes(b"about: \xe9t\xe9")
+    with pytest.raises(UserError, match="not UTF-8"):
+        load_yaml(tmp_path / "latin.yaml")
+
+
+def test_numbers_as_people_write_them():
+    sections = apply_overrides({}, ["training.learning_rate=3e-4", "model.preset=bert", "data.cache_dir=null"])
+    assert sections["model"]["preset"] == "bert"
+    assert sections["data"]["cache_dir"] is None
+    from concept_encoder.settings import from_mapping
+
+    config = from_mapping(TrainingConfig, {**sections["training"], "output_dir": "x"}, "training")
+    assert config.learning_rate == 3e-4
+
+
+def test_every_field_reaches_the_training_arguments(tmp_path):
+    known = {field.name for field in dataclasses.fields(TrainingArguments)}
+    for schedule in SCHEDULERS:
+        config = TrainingConfig(tmp_path, schedule=schedule, batch_size=32, micro_batch_size=4)
+        arguments = training_arguments(config, steps=100, world_size=2)
+        assert arguments.gradient_accumulation_steps == 4
+        assert arguments.warmup_steps == 6
+    assert {"warmup_steps", "train_sampling_strategy", "lr_scheduler_kwargs"} <= known
