@@ -27,7 +27,7 @@ def concepts(source: str) -> dict[str, object]:
     """The number of concepts as the source wants it."""
     if source == "none":
         return {}
-    return {"concept_ratio": 4} if SOURCES[source].owns_positions else {"num_concepts": 6}
+    return {"learned": {"num_concepts": 6}, "anchored": {"concept_ratio": 4}}.get(source, {})
 
 
 def variant_cases() -> dict[str, ConceptEncoderConfig]:
@@ -35,36 +35,42 @@ def variant_cases() -> dict[str, ConceptEncoderConfig]:
     cases = {}
     for name in PRESETS:
         fields = {} if PRESETS[name].options["concept_source"] != "learned" else {"num_concepts": 6}
-        cases[f"preset={name}"] = preset_config(name, 4, **SMALL, **fields)
+        cases[f"preset={name}"] = preset_config(name, 6 if name == "funnel" else 4, **SMALL, **fields)
     for name in MOVES:
         cases[f"move={name}"] = small(**_with_move(name))
     for name in SOURCES:
         cases[f"source={name}"] = small(**_with_source(name))
     for name in DECODERS:
-        source = {"upsample": "anchored"}.get(name, "learned")
+        source = "anchored" if name.startswith("upsample") else "learned"
         layout = "(read think)*2 write" if name == "token_stream" else "(read think)*2"
         cases[f"decoder={name}"] = small(layer_types=layout, concept_source=source, decoder=name, **concepts(source))
     for name in POSITIONS:
-        for source, layout in (("learned", "read think"), ("anchored", "mix mix_local read think")):
+        local = "mix_local" if POSITIONS[name].fits_windows else "mix"
+        for source, layout in (("learned", "read think"), ("anchored", f"mix {local} read think"), ("pooled", "mix pool mix think")):
             cases[f"position={name},{source}"] = small(
                 layer_types=layout, concept_source=source, decoder="query_position", decoder_layer_types="write",
                 token_position=name, concept_position=name, **concepts(source),
             )  # fmt: skip
     cases["option=token_dim"] = small(layer_types="read think", decoder="query_input", num_concepts=6, token_dim=8)
     cases["option=ratio"] = small(layer_types="read think", decoder="query_position", concept_ratio=4)
+    cases["option=mask_free"] = small(layer_types="mix_local read think", concept_source="anchored", decoder="upsample",
+                                      mask_free=True, decoder_layer_types="write mix_local")  # fmt: skip
     cases["option=deep_decoder"] = small(layer_types="read think", decoder="query_position", num_concepts=6,
                                          decoder_layer_types="write mix_local write")  # fmt: skip
     return cases
 
 
 def _with_move(name: str) -> dict[str, object]:
-    moves = {"mix": "mix read", "mix_local": "mix_local read", "read": "read", "think": "read think", "write": "read write read"}
+    moves = {"read": "read", "slot": "slot", "think": "read think", "write": "read write read", "exchange": "exchange read"}
+    moves.update({move: f"{move} read" for move in ("mix", "mix_local", "pool")})
     return {"layer_types": moves.get(name, f"read {name} read"), "decoder": "query_position", "num_concepts": 6}
 
 
 def _with_source(name: str) -> dict[str, object]:
     if name == "none":
         return {"layer_types": "mix*2", "concept_source": "none", "decoder": "token_stream"}
+    if name == "pooled":
+        return {"layer_types": "mix pool*2 think", "concept_source": "pooled", "decoder": "upsample"}
     return {"layer_types": "mix read think", "concept_source": name, "decoder": "query_input", **concepts(name)}
 
 
@@ -74,7 +80,7 @@ def valid_configs(draw: st.DrawFn) -> ConceptEncoderConfig:
     source = draw(st.sampled_from(sorted(SOURCES)))
     names = sorted(name for name, move in MOVES.items() if source != "none" or "concepts" not in move.uses)
     layers = draw(st.lists(st.sampled_from(names), min_size=1, max_size=5))
-    count = draw(st.sampled_from([{"concept_ratio": 3}, {"num_concepts": 5}]))
+    count = draw(st.sampled_from([{"concept_ratio": 3}, {"num_concepts": 5}, {}] if source != "none" else [{}]))
     fields = {
         "layer_types": layers,
         "concept_source": source,
@@ -83,7 +89,8 @@ def valid_configs(draw: st.DrawFn) -> ConceptEncoderConfig:
         "token_position": draw(st.sampled_from(sorted(POSITIONS))),
         "concept_position": draw(st.sampled_from(sorted(POSITIONS))),
         "token_dim": draw(st.sampled_from([32, 8])),
-        **({} if source == "none" else count),
+        "mask_free": draw(st.booleans()),
+        **count,
     }
     from hypothesis import assume
 

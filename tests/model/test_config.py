@@ -41,7 +41,7 @@ def test_unreadable_layouts(text):
         ({"decoder": "weighted", "concept_ratio": 4}, "decoder: 'weighted' has one weight a concept"),
         ({"layer_types": "read thnik"}, r"layer_types\[1\]: no move is called 'thnik'; did you mean 'think'"),
         ({"decoder": "query_pos"}, "decoder: no decoder is called 'query_pos'; did you mean 'query_position'"),
-        ({"layer_types": "read think mix"}, r"layer_types\[2\]: nothing reads what 'mix' leaves"),
+        ({"layer_types": "read think mix"}, r"layer_types\[2\]: nothing reads the tokens that 'mix' leaves"),
         ({"layer_types": "think"}, "layer_types: the concepts never read the tokens"),
         ({"layer_types": ""}, "layer_types: empty"),
         ({"layer_types": ["read", "think"], "layer_groups": [0, 0]}, "layer_groups: group 0 holds 'read' and 'think'"),
@@ -49,6 +49,17 @@ def test_unreadable_layouts(text):
         ({"num_concept": 4}, "num_concept: no such field of the model; nearest: num_concepts"),
         ({"num_concepts": 0}, "num_concepts: 0 is not positive"),
         ({"vocab_size": 0}, "vocab_size: 0 is not positive"),
+        ({"concept_source": "pooled", "decoder": "upsample"}, "concept_source: 'pooled' needs a 'pool'"),
+        ({"layer_types": "pool think", "concept_source": "pooled", "decoder": "upsample", "concept_ratio": 2},
+         "concept_ratio: the number of 'pooled' concepts follows"),
+        ({"layer_types": "pool think pool", "concept_source": "pooled", "decoder": "upsample"},
+         "layer_types: the 'pooled' concepts begin at 'think'; put every 'pool' before it"),
+        ({"layer_types": "pool read", "concept_source": "anchored"}, "concept_source: 'anchored' owns chunks of the unpooled"),
+        ({"layer_types": "pool think", "concept_source": "pooled", "decoder": "token_stream"},
+         "decoder: 'token_stream' answers at full length"),
+        ({"decoder_layer_types": "write pool"}, "decoder_layer_types: 'pool' would shorten"),
+        ({"layer_types": "mix_local read", "token_position": "cope"}, "token_position: 'cope' counts over the whole text"),
+        ({"mask_free": True, "mask_token_id": None}, "mask_free: hides .MASK., but mask_token_id is not set"),
         ({"local_window": 1}, "local_window: 1 leaves no neighbour"),
         ({"token_position": "ropes"}, "token_position: no position encoding is called 'ropes'"),
     ],
@@ -61,7 +72,7 @@ def test_bad_configurations(fields, message):
 def test_presets_count_layers():
     with pytest.raises(ValueError, match="use 4"):
         preset_config("woven", 3, **SMALL)
-    with pytest.raises(ValueError, match="at least 3 layers"):
+    with pytest.raises(ValueError, match="needs at least 3 layers"):
         preset_config("anchored", 2, **SMALL)
     with pytest.raises(ValueError, match="no preset is called 'brt'"):
         preset_config("brt", 2)
@@ -69,7 +80,7 @@ def test_presets_count_layers():
 
 @pytest.mark.parametrize("preset", sorted(PRESETS))
 def test_twins_keep_everything_but_the_concepts(preset):
-    config = preset_config(preset, 4, **SMALL)
+    config = preset_config(preset, 6, **SMALL)
     twin = twin_config(config, 3)
     assert twin.layer_types == ["mix"] * 3
     for name in ("vocab_size", "hidden_size", "token_position", "max_position_embeddings", "mask_token_id"):

@@ -22,6 +22,13 @@ def make_norm(config: "ConceptEncoderConfig") -> nn.LayerNorm:
     return nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps, bias=False)
 
 
+class ResidualOutput(nn.Linear):
+    """The last linear map of a residual branch: initialised smaller, so that depth keeps the scale."""
+
+    def __init__(self, in_features: int, out_features: int):
+        super().__init__(in_features, out_features, bias=False)
+
+
 class Attention(nn.Module):
     """Multi-head attention from queries `x_BQD` to keys and values `y_BKD` (both already normed).
 
@@ -39,7 +46,7 @@ class Attention(nn.Module):
         self.position = position
         self.query = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
         self.key_value = nn.Linear(config.hidden_size, 2 * config.hidden_size, bias=False)
-        self.out = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
+        self.out = ResidualOutput(config.hidden_size, config.hidden_size)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
     def forward(
@@ -47,14 +54,15 @@ class Attention(nn.Module):
     ) -> tuple[Tensor, Tensor | None]:
         """Returns the update `[B, Q, D]` and, from kernels that keep them, the weights `[B, H, Q, K]`."""
         q_BHQd, k_BHKd, v_BHKd = self.project(x_BQD, y_BKD, x_pos_BQ, y_pos_BK)
-        mask = self._kernel_mask(q_BHQd, k_BHKd, y_mask_BK)
-        return self._finish(*self.attend(q_BHQd, k_BHKd, v_BHKd, mask))
+        bias = self.position_bias(q_BHQd, k_BHKd, y_mask_BK)
+        attended_BQHd, weights = self.attend(q_BHQd, k_BHKd, v_BHKd, self.kernel_mask(bias, y_mask_BK))
+        return self.finish(attended_BQHd), weights
 
     def project(self, x_BQD: Tensor, y_BKD: Tensor, x_pos_BQ: Tensor, y_pos_BK: Tensor) -> tuple[Tensor, ...]:
         """Queries, keys and values, split in heads and turned by their positions."""
-        q_BHQd = self._heads(self.query(x_BQD))
+        q_BHQd = self.split_heads(self.query(x_BQD))
         k_BKD, v_BKD = self.key_value(y_BKD).chunk(2, dim=-1)
-        k_BHKd, v_BHKd = self._heads(k_BKD), self._heads(v_BKD)
+        k_BHKd, v_BHKd = self.split_heads(k_BKD), self.split_heads(v_BKD)
         return self.position.rotate(q_BHQd, x_pos_BQ), self.position.rotate(k_BHKd, y_pos_BK), v_BHKd
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
@@ -63,15 +71,20 @@ class Attention(nn.Module):
         dropout = self.config.attention_probs_dropout_prob if self.training else 0.0
         return kernel(self, q, k, v, mask, dropout=dropout, scaling=self.head_dim**-0.5, is_causal=False)
 
-    def _heads(self, states_BND: Tensor) -> Tensor:
+    def split_heads(self, states_BND: Tensor) -> Tensor:
+        """`[B, H, N, d]`."""
         return states_BND.unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2)
 
-    def _finish(self, attended_BQHd: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        return self.dropout(self.out(attended_BQHd.flatten(2))), weights
+    def finish(self, attended_BQHd: Tensor) -> Tensor:
+        """Heads joined and projected: the update `[B, Q, D]`."""
+        return self.dropout(self.out(attended_BQHd.flatten(2)))
 
-    def _kernel_mask(self, q_BHQd: Tensor, k_BHKd: Tensor, mask_BK: Tensor | None) -> Tensor | None:
-        """The mask as the kernel wants it, with the position encoding's logits in it if it has any."""
-        bias = self.position.bias(q_BHQd * self.head_dim**-0.5, k_BHKd, mask_BK)
+    def position_bias(self, q_BHQd: Tensor, k_BHKd: Tensor, mask_BK: Tensor | None) -> Tensor | None:
+        """What the position encoding adds to the logits, `[B, H, Q, K]`, if it adds anything."""
+        return self.position.bias(q_BHQd * self.head_dim**-0.5, k_BHKd, mask_BK)
+
+    def kernel_mask(self, bias: Tensor | None, mask_BK: Tensor | None) -> Tensor | None:
+        """Which keys may be seen, as the kernel wants it, with the position bias in it."""
         if bias is not None:
             return bias if mask_BK is None else bias.masked_fill(~mask_BK[:, None, None], torch.finfo(bias.dtype).min)
         if mask_BK is None or "flash" in str(self.config._attn_implementation):
@@ -100,7 +113,7 @@ class WindowedAttention(Attention):
         k, v = (_blocks(states, half, 3 * half, half) for states in (k_BHNd, v_BHNd))
         attended, _ = self.attend(q, k, v, mask)
         attended_BNHd = attended.unflatten(0, (batch, blocks)).flatten(1, 2)[:, :length]
-        return self._finish(attended_BNHd, None)
+        return self.finish(attended_BNHd), None
 
 
 def _blocks(states_BHNd: Tensor, step: int, width: int, margin: int) -> Tensor:
@@ -143,7 +156,7 @@ class FeedForward(nn.Module):
         self.norm = make_norm(config)
         self.widen = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
         self.activation = ACT2FN[config.hidden_act]
-        self.out = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
+        self.out = ResidualOutput(config.intermediate_size, config.hidden_size)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
     def forward(self, x_BND: Tensor) -> Tensor:

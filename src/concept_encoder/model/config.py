@@ -38,6 +38,9 @@ class ConceptEncoderConfig(PreTrainedConfig):
         token_position, concept_position: position encodings.
         max_position_embeddings: the longest text, in tokens.
         local_window: tokens that a token sees in `mix_local`, half of them on each side.
+        cope_positions: the largest count that `cope` tells apart.
+        mask_free: hide [MASK] from keys, values and chunk means; the decoder asks for hidden tokens by position
+            (MAE-LM, arXiv:2302.02060).
         classifier_head: how texts are pooled for classification.
 
     Raises:
@@ -64,6 +67,8 @@ class ConceptEncoderConfig(PreTrainedConfig):
     max_position_embeddings: int = 512
     rope_theta: float = 10_000.0
     local_window: int = 128
+    cope_positions: int = 64
+    mask_free: bool = False
     type_vocab_size: int = 2
     hidden_dropout_prob: float = 0.0
     attention_probs_dropout_prob: float = 0.0
@@ -101,11 +106,6 @@ class ConceptEncoderConfig(PreTrainedConfig):
     def concepts_own_positions(self) -> bool:
         return SOURCES[self.concept_source].owns_positions
 
-    @property
-    def chunk_size(self) -> int:
-        """Tokens a concept owns."""
-        return self.concept_ratio
-
     def concepts_at(self, length: int) -> int:
         """C for a text of `length` tokens; 0 without concepts."""
         return SOURCES[self.concept_source].num_concepts(self, length)
@@ -137,14 +137,14 @@ class ConceptEncoderConfig(PreTrainedConfig):
     def _default_concepts(self) -> None:
         source = SOURCES.member("concept_source", self.concept_source)
         if source.has_concepts and self.num_concepts is None and self.concept_ratio is None:
-            if source.owns_positions:
+            if self.concept_source == "anchored":
                 self.concept_ratio = 4
-            else:
+            elif self.concept_source == "learned":
                 self.num_concepts = 128
 
     def _check(self) -> None:
         for name in ("vocab_size", "hidden_size", "token_dim", "num_attention_heads", "intermediate_size",
-                     "max_position_embeddings", "type_vocab_size"):  # fmt: skip
+                     "max_position_embeddings", "type_vocab_size", "cope_positions"):  # fmt: skip
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: {getattr(self, name)} is not positive")
         if self.local_window < 2:
@@ -157,6 +157,8 @@ class ConceptEncoderConfig(PreTrainedConfig):
             if getattr(self, name) == "rope" and self.hidden_size // self.num_attention_heads % 2:
                 size = self.hidden_size // self.num_attention_heads
                 raise ValueError(f"{name}: rope turns pairs, but a head has the odd size {size}; change num_attention_heads")
+        if self.mask_free and self.mask_token_id is None:
+            raise ValueError("mask_free: hides [MASK], but mask_token_id is not set; set it to the tokenizer's")
         check_layout(self)
 
 
@@ -192,11 +194,30 @@ def _check_concepts(config: ConceptEncoderConfig, layers: list[type]) -> None:
     for name in ("num_concepts", "concept_ratio"):
         if getattr(config, name) is not None and getattr(config, name) < 1:
             raise ValueError(f"{name}: {getattr(config, name)} is not positive")
-    if source.owns_positions and config.num_concepts is not None:
-        raise ValueError(f"num_concepts: {config.concept_source!r} concepts follow the length; give concept_ratio instead")
+    if config.concept_source == "anchored" and config.num_concepts is not None:
+        raise ValueError("num_concepts: 'anchored' concepts follow the length; give concept_ratio instead")
+    _check_pooling(config)
     longest = config.concepts_at(config.max_position_embeddings)
     if config.concept_position == "learned" and longest > config.max_position_embeddings:
         raise ValueError(f"num_concepts: {longest} exceeds the position table; raise max_position_embeddings")
+
+
+def _check_pooling(config: ConceptEncoderConfig) -> None:
+    pools = "pool" in config.layer_types
+    if config.concept_source == "pooled":
+        if not pools:
+            raise ValueError("concept_source: 'pooled' needs a 'pool' in layer_types; add one or use 'anchored'")
+        for name in ("num_concepts", "concept_ratio"):
+            if getattr(config, name) is not None:
+                raise ValueError(f"{name}: the number of 'pooled' concepts follows from the 'pool' moves; drop it")
+        first = next((i for i, name in enumerate(config.layer_types) if "concepts" in MOVES[name].uses), None)
+        if first is not None and "pool" in config.layer_types[first:]:
+            raise ValueError("layer_types: the 'pooled' concepts begin at "
+                             f"{config.layer_types[first]!r}; put every 'pool' before it")  # fmt: skip
+    elif pools and config.concept_source == "anchored":
+        raise ValueError("concept_source: 'anchored' owns chunks of the unpooled text; with 'pool' use 'pooled'")
+    if "pool" in config.decoder_layer_types:
+        raise ValueError("decoder_layer_types: 'pool' would shorten the answer; it belongs to layer_types")
 
 
 def _check_decoder(config: ConceptEncoderConfig) -> None:
@@ -205,9 +226,15 @@ def _check_decoder(config: ConceptEncoderConfig) -> None:
         raise ValueError(f"decoder: {config.decoder!r} reads concepts, but concept_source is 'none'; use 'token_stream'")
     if config.decoder == "weighted" and config.num_concepts is None:
         raise ValueError("decoder: 'weighted' has one weight a concept and needs a fixed num_concepts")
-    if config.decoder == "upsample" and not config.concepts_own_positions:
-        raise ValueError(f"decoder: 'upsample' needs concepts that own positions, not {config.concept_source!r}; "
-                         "use concept_source 'anchored'")  # fmt: skip
+    if config.decoder.startswith("upsample") and not config.concepts_own_positions:
+        raise ValueError(f"decoder: {config.decoder!r} needs concepts that own positions, not {config.concept_source!r}; "
+                         "use concept_source 'anchored' or 'pooled'")  # fmt: skip
+    if config.decoder == "token_stream" and "pool" in config.layer_types:
+        raise ValueError("decoder: 'token_stream' answers at full length, but 'pool' shortens the tokens; use 'upsample_residual'")
+    windowed = "mix_local" in config.layer_types + config.decoder_layer_types
+    if windowed and not POSITIONS[config.token_position].fits_windows:
+        raise ValueError(f"token_position: {config.token_position!r} counts over the whole text, 'mix_local' sees a window; "
+                         "use 'mix', or another position")  # fmt: skip
 
 
 def _check_nothing_is_wasted(config: ConceptEncoderConfig, layers: list[type], answers: list[type]) -> None:
@@ -232,10 +259,11 @@ def _check_nothing_is_wasted(config: ConceptEncoderConfig, layers: list[type], a
 
 
 def _must_be_read(where: str, layer: type, live: set[str], config: ConceptEncoderConfig) -> None:
-    if not layer.updates & live:
-        raise ValueError(f"{where}: nothing reads what {layer.name!r} leaves ({', '.join(sorted(layer.updates))}): "
-                         f"decoder {config.decoder!r} with {config.decoder_layer_types or 'no layers'} does not; "
-                         "drop the move, or add a 'write' after it")  # fmt: skip
+    unread = sorted(layer.updates - live)
+    if unread:
+        remedy = "drop the move, or add a 'write' after it" if unread == ["concepts"] else "let a 'read' follow, or drop the move"
+        raise ValueError(f"{where}: nothing reads the {' and '.join(unread)} that {layer.name!r} leaves, decoder "
+                         f"{config.decoder!r} with {config.decoder_layer_types or 'no layers'} neither; {remedy}")  # fmt: skip
     live |= layer.uses
 
 

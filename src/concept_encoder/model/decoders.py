@@ -122,12 +122,28 @@ class UpsampleDecoder(Decoder):
     def __init__(self, config: "ConceptEncoderConfig"):
         super().__init__(config)
         self.concept_norm = make_norm(config)
-        self.place = nn.Embedding(config.chunk_size, config.hidden_size)
+        places = SOURCES[config.concept_source].num_places(config)
+        self.place = nn.Embedding(places, config.hidden_size)
         self.place_norm = make_norm(config)
 
     def queries(self, s: Streams, index_BK: Tensor) -> Tensor:
         owner_BK, place_BK = SOURCES[self.config.concept_source].owner(self.config, index_BK)
         return gather_tokens(self.concept_norm(s.z_BCD), owner_BK) + self.place_norm(self.place(place_BK))
+
+
+@DECODERS.register("upsample_residual")
+class UpsampleResidualDecoder(UpsampleDecoder):
+    """Up-sampling, plus the last token states at full length on a residual path. Hybrid.
+
+    Source: the decoder of Funnel-Transformer, section 2.3 (arXiv:2006.03236).
+    """
+
+    strict = False
+    reads = frozenset({"tokens", "concepts"})
+    default_layers = "mix*2"
+
+    def queries(self, s: Streams, index_BK: Tensor) -> Tensor:
+        return super().queries(s, index_BK) + gather_tokens((s.full or s).x_BND, index_BK)
 
 
 @DECODERS.register("token_stream")

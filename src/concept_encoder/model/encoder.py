@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import ModelOutput
 
-from concept_encoder.model.attention import Attention, FeedForward, make_norm
+from concept_encoder.model.attention import ResidualOutput, make_norm
 from concept_encoder.model.config import ConceptEncoderConfig
 from concept_encoder.model.decoders import DECODERS
 from concept_encoder.model.moves import MOVES
@@ -81,7 +81,9 @@ class ConceptEncoderPreTrainedModel(PreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         """Normal(0, initializer_range); residual outputs smaller by 1/sqrt(2 x layers), so that depth keeps the scale (GPT-2)."""
         std = self.config.initializer_range
-        if isinstance(module, nn.Linear):
+        if isinstance(module, ResidualOutput):
+            init.normal_(module.weight, std=std / (2 * len(self.config.layer_types)) ** 0.5)
+        elif isinstance(module, nn.Linear):
             init.normal_(module.weight, std=std)
             if module.bias is not None:
                 init.zeros_(module.bias)
@@ -89,8 +91,6 @@ class ConceptEncoderPreTrainedModel(PreTrainedModel):
             init.normal_(module.weight, std=std)
         elif isinstance(module, nn.LayerNorm):
             init.ones_(module.weight)
-        elif isinstance(module, Attention | FeedForward):
-            init.normal_(module.out.weight, std=std / (2 * len(self.config.layer_types)) ** 0.5)
         elif isinstance(module, LearnedSource):
             init.normal_(module.vectors, std=std)
         elif isinstance(module, AnchoredSource):
@@ -132,12 +132,19 @@ class ConceptEncoderModel(ConceptEncoderPreTrainedModel):
         pos_BN = torch.arange(length, device=input_ids.device)[None]
         mask_BN = None if attention_mask is None else attention_mask.bool()
         start = Streams(self.embeddings(input_ids, token_type_ids, pos_BN), pos_BN, mask_BN, attentions=attentions)
-        s = start.replace(start=start)
+        s = start.replace(start=start, x_mask_BN=self._visible(input_ids, mask_BN))
         for name, group in zip(self.config.layer_types, self.config.layer_groups):
             if s.z_BCD is None and "concepts" in MOVES[name].uses:
                 s = self.source(s)
             s = self.groups[str(group)](s)
         return self.source(s) if s.z_BCD is None and self.source.has_concepts else s
+
+    def _visible(self, input_ids: Tensor, mask_BN: Tensor | None) -> Tensor | None:
+        """The tokens that others may attend to: all real ones, but [MASK] with `mask_free`."""
+        if not self.config.mask_free:
+            return mask_BN
+        visible_BN = input_ids != self.config.mask_token_id
+        return visible_BN if mask_BN is None else visible_BN & mask_BN
 
     def decode(self, streams: Streams, index_BK: Tensor | None = None) -> Tensor:
         """Normed token states `[B, N, D]`, or `[B, K, D]` at the tokens `index_BK`."""

@@ -6,9 +6,11 @@ the `think` that follows, as in the plan's layer (cross-attention, self-attentio
 
 from typing import TYPE_CHECKING, ClassVar
 
+import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from concept_encoder.model.attention import Attention, FeedForward, WindowedAttention, make_norm
+from concept_encoder.model.attention import Attention, FeedForward, ResidualOutput, WindowedAttention, make_norm
 from concept_encoder.model.positions import attention_position
 from concept_encoder.model.registry import Registry
 from concept_encoder.model.streams import Streams
@@ -128,3 +130,104 @@ class Write(Move):
         self.record(s, weights)
         x_BND = s.x_BND + update
         return s.replace(x_BND=x_BND + self.feed_forward(x_BND))
+
+
+@MOVES.register("slot")
+class SlotRead(Read):
+    """A read in which concepts compete: softmax over the concepts, then a mean over tokens. Source: Slot Attention (arXiv:2006.15055)."""
+
+    def forward(self, s: Streams) -> Streams:
+        attention = self.attention
+        q_BHCd, k_BHNd, v_BHNd = attention.project(
+            self.concept_norm(s.z_BCD), self.token_norm(s.x_BND), s.z_pos_BC, s.x_pos_BN
+        )
+        logits_BHCN = (q_BHCd @ k_BHNd.mT) * attention.head_dim**-0.5
+        bias = attention.position_bias(q_BHCd, k_BHNd, s.x_mask_BN)
+        if bias is not None:
+            logits_BHCN = logits_BHCN + bias
+        if s.z_mask_BC is not None:
+            logits_BHCN = logits_BHCN.masked_fill(~s.z_mask_BC[:, None, :, None], torch.finfo(logits_BHCN.dtype).min)
+        share_BHCN = logits_BHCN.float().softmax(2)
+        if s.x_mask_BN is not None:
+            share_BHCN = share_BHCN * s.x_mask_BN[:, None, None]
+        weights_BHCN = (share_BHCN / share_BHCN.sum(-1, keepdim=True).clamp(min=1e-8)).to(v_BHNd.dtype)
+        if s.attentions is not None:
+            s.attentions.append(("read", weights_BHCN))
+        return s.replace(z_BCD=s.z_BCD + attention.finish((weights_BHCN @ v_BHNd).transpose(1, 2)))
+
+
+@MOVES.register("exchange")
+class Exchange(Move):
+    """Concepts and tokens attend to each other through one similarity, O(C·N). Source: BiXT (arXiv:2402.12138).
+
+    Each side has one projection for matching and one for values. The kernel runs once a direction, so that the C x N similarity is never kept.
+    """
+
+    uses = frozenset({"tokens", "concepts"})
+    updates = frozenset({"tokens", "concepts"})
+
+    def __init__(self, config: "ConceptEncoderConfig"):
+        super().__init__()
+        self.concept_norm = make_norm(config)
+        self.token_norm = make_norm(config)
+        self.attention = Attention(config, attention_position(config, "concepts", "tokens"))
+        self.concept_value = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
+        self.token_out = ResidualOutput(config.hidden_size, config.hidden_size)
+        self.feed_forward = FeedForward(config)
+
+    def forward(self, s: Streams) -> Streams:
+        attention, concepts = self.attention, self.concept_norm(s.z_BCD)
+        match_z, match_x, v_BHNd = attention.project(concepts, self.token_norm(s.x_BND), s.z_pos_BC, s.x_pos_BN)
+        v_BHCd = attention.split_heads(self.concept_value(concepts))
+        bias = attention.position_bias(match_z, match_x, s.x_mask_BN)
+        to_concepts, weights = attention.attend(match_z, match_x, v_BHNd, attention.kernel_mask(bias, s.x_mask_BN))
+        turned = None if bias is None else bias.mT
+        to_tokens, _ = attention.attend(match_x, match_z, v_BHCd, attention.kernel_mask(turned, s.z_mask_BC))
+        if s.attentions is not None and weights is not None:
+            s.attentions.append(("read", weights))
+        x_BND = s.x_BND + attention.dropout(self.token_out(to_tokens.flatten(2)))
+        return s.replace(z_BCD=s.z_BCD + attention.finish(to_concepts), x_BND=x_BND + self.feed_forward(x_BND))
+
+
+@MOVES.register("pool")
+class Pool(Move):
+    """Tokens are halved: means of pairs attend to the unpooled tokens. Source: Funnel-Transformer (arXiv:2006.03236).
+
+    Only the query is pooled; the first token ([CLS]) stays apart; a text of odd length keeps its last token alone.
+    """
+
+    uses = frozenset({"tokens"})
+    updates = frozenset({"tokens"})
+
+    def __init__(self, config: "ConceptEncoderConfig"):
+        super().__init__()
+        self.norm = make_norm(config)
+        self.attention = Attention(config, attention_position(config, "tokens", "tokens"))
+        self.feed_forward = FeedForward(config)
+
+    def forward(self, s: Streams) -> Streams:
+        x_BMD, pos_BM, mask_BM = self.halve(s)
+        keys_BND = self.norm(s.x_BND)
+        update, weights = self.attention(self.norm(x_BMD), keys_BND, s.x_mask_BN, pos_BM, s.x_pos_BN)
+        self.record(s, weights)
+        x_BMD = x_BMD + update
+        return s.replace(
+            x_BND=x_BMD + self.feed_forward(x_BMD), x_pos_BN=pos_BM, x_mask_BN=mask_BM, full=s.full or s
+        )  # fmt: skip
+
+    @staticmethod
+    def halve(s: Streams) -> tuple[Tensor, Tensor, Tensor | None]:
+        """States, positions and mask after pooling: `1 + ceil((N - 1) / 2)` tokens, means over the real ones of a pair."""
+        length = s.x_BND.shape[1]
+        real_BN = torch.ones(1, length, device=s.x_BND.device) if s.x_mask_BN is None else s.x_mask_BN.float()
+        count_BM = _pairs(real_BN).sum(-1)
+        weight_BMp = _pairs(real_BN) / count_BM[..., None].clamp(min=1)
+        pos_BM = (_pairs(s.x_pos_BN.float()) * weight_BMp).sum(-1)
+        x_BDMp = _pairs(s.x_BND.mT) * weight_BMp[:, None].to(s.x_BND.dtype)
+        return x_BDMp.sum(-1).mT, pos_BM, None if s.x_mask_BN is None else count_BM > 0
+
+
+def _pairs(states_N: Tensor) -> Tensor:
+    """The last dimension as `[first, nothing], [second, third], …`, `[..., M, 2]`."""
+    rest = F.pad(states_N[..., 1:], (0, (states_N.shape[-1] - 1) % 2)).unflatten(-1, (-1, 2))
+    return torch.cat([F.pad(states_N[..., :1], (0, 1))[..., None, :], rest], dim=-2)

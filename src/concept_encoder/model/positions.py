@@ -23,6 +23,11 @@ class Position(nn.Module):
     acts_on_states = False
     acts_in_attention = False
     needs_owned_positions = False  # in cross-attention: both sides must sit somewhere in the same text
+    fits_windows = True  # can act inside the blocks of `mix_local`
+
+    def __init__(self, config: "ConceptEncoderConfig", crossed: bool = False):
+        """`crossed`: the attention is from one stream to the other, so that queries are not among the keys."""
+        super().__init__()
 
     def states(self, pos_BN: Tensor) -> Tensor | None:
         """What to add to the states at these positions, `[B, N, D]`."""
@@ -41,9 +46,6 @@ class Position(nn.Module):
 class NoPosition(Position):
     """No position information. Source: the plan's concepts; Set Transformer (arXiv:1810.00825)."""
 
-    def __init__(self, config: "ConceptEncoderConfig"):
-        super().__init__()
-
 
 @POSITIONS.register("learned")
 class LearnedPosition(Position):
@@ -51,8 +53,8 @@ class LearnedPosition(Position):
 
     acts_on_states = True
 
-    def __init__(self, config: "ConceptEncoderConfig"):
-        super().__init__()
+    def __init__(self, config: "ConceptEncoderConfig", crossed: bool = False):
+        super().__init__(config, crossed)
         self.table = nn.Embedding(config.max_position_embeddings, config.hidden_size)
 
     def states(self, pos_BN: Tensor) -> Tensor:
@@ -69,8 +71,8 @@ class SinusoidalPosition(Position):
 
     acts_on_states = True
 
-    def __init__(self, config: "ConceptEncoderConfig"):
-        super().__init__()
+    def __init__(self, config: "ConceptEncoderConfig", crossed: bool = False):
+        super().__init__(config, crossed)
         self.size = config.hidden_size
         self.scale = nn.Parameter(torch.full((1,), config.initializer_range))
 
@@ -90,8 +92,8 @@ class RotaryPosition(Position):
     acts_in_attention = True
     needs_owned_positions = True
 
-    def __init__(self, config: "ConceptEncoderConfig"):
-        super().__init__()
+    def __init__(self, config: "ConceptEncoderConfig", crossed: bool = False):
+        super().__init__(config, crossed)
         self.theta = config.rope_theta
 
     def rotate(self, states_BHNd: Tensor, pos_BN: Tensor) -> Tensor:
@@ -99,6 +101,50 @@ class RotaryPosition(Position):
         cos, sin = angle.cos().to(states_BHNd.dtype), angle.sin().to(states_BHNd.dtype)
         first, second = states_BHNd.chunk(2, dim=-1)
         return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
+
+
+@POSITIONS.register("cope")
+class ContextualPosition(Position):
+    """Positions counted by content: a gate says which keys count, and logits see the count. Source: CoPE (arXiv:2405.18719).
+
+    The gate of query i and key j is sigmoid(q_i·k_j / √d). The paper is causal, with p_ij the sum of the gates of i over the
+    keys from j to i; the logit gains q_i·e[p_ij] / √d, with e interpolated between whole positions.
+
+    Not causal, the paper gives no form. Ours, in self-attention: the keys *after* i are counted likewise, from i to j, with
+    a table of their own (as T5, arXiv:1910.10683, keeps separate buckets for both sides), so that the half before i is the paper's.
+    In `read` the query does not sit among the keys: p_ij counts from the first token to j. Costs O(Q·K) memory.
+    """
+
+    acts_in_attention = True
+    fits_windows = False
+
+    def __init__(self, config: "ConceptEncoderConfig", crossed: bool = False):
+        super().__init__(config, crossed)
+        self.crossed, self.limit = crossed, config.cope_positions
+        tables = 1 if crossed else 2
+        self.table = nn.Embedding(tables * self.limit, config.hidden_size // config.num_attention_heads)
+
+    def bias(self, q_BHQd: Tensor, k_BHKd: Tensor, key_mask: Tensor | None) -> Tensor:
+        gate_BHQK = (q_BHQd @ k_BHKd.mT).sigmoid()
+        if key_mask is not None:
+            gate_BHQK = gate_BHQK * key_mask[:, None, None]
+        logits_BHQP = q_BHQd @ self.table.weight.T
+        until_BHQK = gate_BHQK.cumsum(-1)
+        if self.crossed:
+            return self._look_up(logits_BHQP, until_BHQK)
+        at_query_BHQ1 = until_BHQK.diagonal(dim1=-2, dim2=-1)[..., None]
+        own_BHQ1 = gate_BHQK.diagonal(dim1=-2, dim2=-1)[..., None]
+        before = self._look_up(logits_BHQP[..., : self.limit], at_query_BHQ1 - until_BHQK + gate_BHQK)
+        after = self._look_up(logits_BHQP[..., self.limit :], until_BHQK - at_query_BHQ1 + own_BHQ1)
+        return torch.where(torch.ones_like(before[0, 0], dtype=torch.bool).tril(), before, after)
+
+    def _look_up(self, logits_BHQP: Tensor, count_BHQK: Tensor) -> Tensor:
+        """The position logits at fractional counts, interpolated."""
+        count_BHQK = count_BHQK.clamp(0, self.limit - 1)
+        floor = count_BHQK.detach().floor()
+        share = count_BHQK - floor
+        low, high = floor.long(), (floor + 1).clamp(max=self.limit - 1).long()
+        return logits_BHQP.gather(-1, low) * (1 - share) + logits_BHQP.gather(-1, high) * share
 
 
 def _angles(pos_BN: Tensor, size: int, theta: float) -> Tensor:
@@ -122,4 +168,4 @@ def attention_position(config: "ConceptEncoderConfig", query: str, key: str) -> 
         member = concept if concept is token and config.concepts_own_positions else NoPosition
     else:
         member = concept if query == "concepts" else NoPosition
-    return member(config) if member.acts_in_attention else NoPosition(config)
+    return member(config, crossed=query != key) if member.acts_in_attention else NoPosition(config)

@@ -1,5 +1,6 @@
 """Presets: names that people know, for combinations of the options of `ConceptEncoderConfig`."""
 
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -8,7 +9,7 @@ from concept_encoder.model.config import ConceptEncoderConfig
 
 @dataclass(frozen=True)
 class Preset:
-    """A named architecture. `layout` holds `{L}`, `{L-2}` or `{L/2}` where the number of layers goes."""
+    """A named architecture. `layout` holds `{L}`, `{L-2}`, `{L/2}`, … where the number of layers goes."""
 
     name: str
     about: str
@@ -19,12 +20,16 @@ class Preset:
         """The layout for that many layers. Raises `ValueError` when they do not divide."""
         if num_layers < 1:
             raise ValueError(f"num_layers: {num_layers} is not positive")
-        if "{L/2}" in self.layout and num_layers % 2:
-            raise ValueError(f"num_layers: preset {self.name!r} counts layers in pairs; use {num_layers + 1}")
-        if "{L-2}" in self.layout and num_layers < 3:
-            raise ValueError(f"num_layers: preset {self.name!r} needs at least 3 layers, two of them local")
-        filled = self.layout.replace("{L/2}", str(num_layers // 2)).replace("{L-2}", str(num_layers - 2))
-        return filled.replace("{L}", str(num_layers))
+
+        def fill(match: re.Match) -> str:
+            sign, operand = match["sign"], int(match["operand"] or 0)
+            if sign == "/" and num_layers % operand:
+                raise ValueError(f"num_layers: preset {self.name!r} counts layers in pairs; use {num_layers + 1}")
+            if sign == "-" and num_layers <= operand:
+                raise ValueError(f"num_layers: preset {self.name!r} needs at least {operand + 1} layers")
+            return str(num_layers // operand if sign == "/" else num_layers - operand)
+
+        return re.sub(r"\{L(?P<sign>[-/])?(?P<operand>\d)?\}", fill, self.layout)
 
 
 _ROPE = {"token_position": "rope", "concept_position": "rope"}
@@ -42,6 +47,10 @@ PRESETS = {
                {"concept_source": "learned", "decoder": "query_position"}),
         Preset("recursive", "one layer, L times, with the same weights", "(read think)^{L}",
                {"concept_source": "learned", "decoder": "query_position"}),
+        Preset("bixt", "BiXT: concepts and tokens attend to each other; hybrid", "(exchange think)*{L}",
+               {"concept_source": "learned", "decoder": "token_stream", "decoder_layer_types": "write"}),
+        Preset("funnel", "the plan's 3.5: N -> N/2 -> N/4 -> concepts; hybrid", "mix*2 pool mix pool mix think*{L-4}",
+               {"concept_source": "pooled", "decoder": "upsample_residual", **_ROPE}),
         Preset("anchored", "contextual tokens, concepts that own positions; strict", "mix_local*2 (read think)*{L-2}",
                {"concept_source": "anchored", "decoder": "upsample", **_ROPE}),
         Preset("woven", "tokens and concepts take turns; hybrid", "(mix_local read think write)*{L/2}",

@@ -35,6 +35,11 @@ class Source(nn.Module):
         """For tokens at these indices: the concept that owns each, and the token's place in that concept's chunk."""
         raise NotImplementedError(f"concept_source {cls.name!r} owns no positions")
 
+    @classmethod
+    def num_places(cls, config: "ConceptEncoderConfig") -> int:
+        """The places that `owner` tells apart."""
+        return config.concept_ratio
+
     def forward(self, s: Streams) -> Streams:
         raise NotImplementedError
 
@@ -68,10 +73,10 @@ class LearnedSource(Source):
         self.position = states_position(config.concept_position, config)
 
     def forward(self, s: Streams) -> Streams:
-        z_CD, mask_BC = self.vectors, None
+        z_CD, mask_BC, text = self.vectors, None, s.start
         if self.ratio is not None:
-            z_CD = z_CD[: -(-s.x_BND.shape[1] // self.ratio)]
-            mask_BC = None if s.x_mask_BN is None else _chunks(s.x_mask_BN, self.ratio).any(-1)
+            z_CD = z_CD[: -(-text.x_BND.shape[1] // self.ratio)]
+            mask_BC = None if text.x_mask_BN is None else _chunks(text.x_mask_BN, self.ratio).any(-1)
         z_pos_BC = torch.arange(len(z_CD), device=z_CD.device)[None]
         added = self.position.states(z_pos_BC)
         z_BCD = (z_CD if added is None else z_CD + added).expand(s.x_BND.shape[0], -1, -1)
@@ -99,19 +104,57 @@ class AnchoredSource(Source):
         return index_BK // config.concept_ratio, index_BK % config.concept_ratio
 
     def forward(self, s: Streams) -> Streams:
-        mask_BN, exists_BC = s.x_mask_BN, None
-        if mask_BN is None:
-            mask_BN = torch.ones(1, s.x_BND.shape[1], dtype=torch.bool, device=s.x_BND.device)
-        real_BCr = _chunks(mask_BN, self.ratio)
-        if s.x_mask_BN is not None:
-            exists_BC = real_BCr.any(-1)
-        share_BCr = real_BCr / real_BCr.sum(-1, keepdim=True).clamp(min=1)
-        z_pos_BC = (_chunks(s.x_pos_BN.float(), self.ratio) * share_BCr).sum(-1)
-        x_BCrD = _chunks(s.x_BND.transpose(1, 2), self.ratio)  # [B, D, C, r]
-        z_BCD = torch.einsum("bdcr,bcr->bcd", x_BCrD, share_BCr.to(x_BCrD.dtype).expand(len(x_BCrD), -1, -1))
+        # A chunk of [MASK] alone is still a place in the text (mask_free hides its tokens, not its concept).
+        exists_BC = None if s.start.x_mask_BN is None else _chunks(s.start.x_mask_BN, self.ratio).any(-1)
+        z_pos_BC = (_chunks(s.x_pos_BN.float(), self.ratio) * self._shares(s.start)).sum(-1)
+        x_BDCr = _chunks(s.x_BND.mT, self.ratio)
+        z_BCD = (x_BDCr * self._shares(s)[:, None].to(x_BDCr.dtype)).sum(-1).mT
         added = self.position.states(z_pos_BC)
         z_BCD = z_BCD + self.vector + (0 if added is None else added)
         return s.replace(z_BCD=z_BCD, z_pos_BC=z_pos_BC, z_mask_BC=exists_BC)
+
+
+    def _shares(self, s: Streams) -> Tensor:
+        """The weight of each token in the mean of its chunk, `[B or 1, C, ratio]`; hidden tokens have none."""
+        if s.x_mask_BN is None:
+            mask_BN = torch.ones(1, s.x_BND.shape[1], device=s.x_BND.device)
+        else:
+            mask_BN = s.x_mask_BN.float()
+        real_BCr = _chunks(mask_BN, self.ratio)
+        return real_BCr / real_BCr.sum(-1, keepdim=True).clamp(min=1)
+
+
+@SOURCES.register("pooled")
+class PooledSource(Source):
+    """The tokens that `pool` has left become the concepts and own their places. Source: Funnel-Transformer (arXiv:2006.03236)."""
+
+    owns_positions = True
+
+    def __init__(self, config: "ConceptEncoderConfig"):
+        super().__init__()
+        self.position = states_position(config.concept_position, config)
+
+    @classmethod
+    def num_concepts(cls, config: "ConceptEncoderConfig", length: int) -> int:
+        for _ in range(config.layer_types.count("pool")):
+            length = 1 + length // 2
+        return length
+
+    @classmethod
+    def owner(cls, config: "ConceptEncoderConfig", index_BK: Tensor) -> tuple[Tensor, Tensor]:
+        chunk = 2 ** config.layer_types.count("pool")
+        before_BK = (index_BK - 1).clamp(min=0)  # the first token is a chunk of its own
+        first_BK = index_BK == 0
+        return (1 + before_BK // chunk).masked_fill(first_BK, 0), (1 + before_BK % chunk).masked_fill(first_BK, 0)
+
+    @classmethod
+    def num_places(cls, config: "ConceptEncoderConfig") -> int:
+        return 1 + 2 ** config.layer_types.count("pool")
+
+    def forward(self, s: Streams) -> Streams:
+        added = self.position.states(s.x_pos_BN)
+        z_BCD = s.x_BND if added is None else s.x_BND + added
+        return s.replace(z_BCD=z_BCD, z_pos_BC=s.x_pos_BN, z_mask_BC=s.x_mask_BN)
 
 
 def _chunks(states_N: Tensor, size: int) -> Tensor:

@@ -18,6 +18,7 @@ class Streams:
         x_pos_BN: where each token sits, counted in tokens; `[1, N]` when all texts agree.
         x_mask_BN: True for real tokens.
         start: the streams before the first move: embedded tokens at full length. None in the start itself.
+        full: the streams before the first `pool`; None when no `pool` has shortened the tokens.
         z_BCD: concept states; None before the first move that needs them.
         z_pos_BC: where each concept sits: its slot, or the place in the text that it owns.
         z_mask_BC: True for concepts that exist (a short text in a padded batch has fewer).
@@ -31,6 +32,7 @@ class Streams:
     z_pos_BC: Tensor | None = None
     z_mask_BC: Tensor | None = None
     start: "Streams | None" = None
+    full: "Streams | None" = None
     attentions: list[tuple[str, Tensor]] | None = None
 
     def replace(self, **changes: object) -> "Streams":

@@ -1,0 +1,149 @@
+"""Variants beyond plain attention, against naive formulas and transformers' Funnel."""
+
+import math
+
+import pytest
+import torch
+from cases import SMALL, small
+from test_references import streams
+from transformers import FunnelConfig
+from transformers.models.funnel.modeling_funnel import FunnelAttentionStructure
+
+from concept_encoder.model import ConceptEncoderForMaskedLM, ConceptEncoderModel, preset_config
+from concept_encoder.model.moves import MOVES, Pool
+from concept_encoder.model.positions import POSITIONS
+from concept_encoder.model.sources import SOURCES
+from concept_encoder.model.streams import Streams
+
+
+def naive_cope(q: torch.Tensor, k: torch.Tensor, table: torch.Tensor, i: int, j: int, keys: range) -> float:
+    """Equations 3 to 6 of CoPE for one query and one key: gates summed over `keys`, then interpolated."""
+    count = sum(torch.sigmoid(q[i] @ k[t]).item() for t in keys)
+    count = min(count, len(table) - 1)
+    low, share = math.floor(count), count - math.floor(count)
+    high = min(low + 1, len(table) - 1)
+    return ((1 - share) * (q[i] @ table[low]) + share * (q[i] @ table[high])).item()
+
+
+def test_cope_in_self_attention_is_the_papers_formula_on_both_sides():
+    config = small(concept_position="cope", cope_positions=4)
+    cope = POSITIONS["cope"](config)
+    torch.nn.init.normal_(cope.table.weight)
+    q, k = torch.randn(2, 1, 1, 7, 8)
+    bias = cope.bias(q, k, None)[0, 0]
+    before, after = cope.table.weight.chunk(2)
+    for i in range(7):
+        for j in range(7):
+            table, keys = (before, range(j, i + 1)) if j <= i else (after, range(i, j + 1))
+            assert bias[i, j].item() == pytest.approx(naive_cope(q[0, 0], k[0, 0], table, i, j, keys), abs=1e-4)
+
+
+def test_cope_in_read_counts_from_the_first_token_and_skips_padding():
+    cope = POSITIONS["cope"](small(concept_position="cope", cope_positions=5), crossed=True)
+    torch.nn.init.normal_(cope.table.weight)
+    q, k = torch.randn(1, 1, 3, 8), torch.randn(1, 1, 9, 8)
+    mask = torch.tensor([[True, True, False, True, True, True, True, False, False]])
+    bias = cope.bias(q, k, mask)[0, 0]
+    real = mask[0].nonzero()[:, 0].tolist()
+    for i in range(3):
+        for j in real:
+            keys = [t for t in real if t <= j]
+            assert bias[i, j].item() == pytest.approx(naive_cope(q[0, 0], k[0, 0], cope.table.weight, i, j, keys), abs=1e-4)
+
+
+@pytest.mark.parametrize("length", [2, 7, 8, 21])
+def test_pooling_equals_funnel_of_transformers(length):
+    reference = FunnelAttentionStructure(FunnelConfig(separate_cls=True, truncate_seq=False, pooling_type="mean"))
+    s = streams(length, padded=False)
+    found, positions, mask = Pool.halve(s)
+    torch.testing.assert_close(found, reference.pool_tensor(s.x_BND))
+    assert mask is None
+    assert positions[0, 0] == 0
+    assert found.shape[1] == 1 + length // 2
+
+
+def test_pooling_of_padded_texts_ignores_padding_and_keeps_the_odd_one():
+    s = streams(9, padded=False)
+    s = s.replace(x_mask_BN=torch.arange(9)[None] < torch.tensor([[9], [4]]))
+    found, positions, mask = Pool.halve(s)
+    assert mask.tolist() == [[True] * 5, [True] * 3 + [False] * 2]
+    torch.testing.assert_close(found[1, 2], s.x_BND[1, 3])  # the third token's partner is padding
+    torch.testing.assert_close(found[0, 2], s.x_BND[0, 3:5].mean(0))
+    assert positions[0].tolist() == [0, 1.5, 3.5, 5.5, 7.5]
+    assert positions[1, 2] == 3
+
+
+@pytest.mark.parametrize("pools", [1, 2, 3])
+@pytest.mark.parametrize("length", [2, 5, 16, 33])
+def test_every_token_is_owned_by_the_concept_that_pooled_it(pools, length):
+    config = small(layer_types=["pool"] * pools + ["think"], concept_source="pooled", decoder="upsample")
+    source = SOURCES["pooled"]
+    states = torch.eye(length)[None]  # pooling shows which tokens a concept is made of
+    s = Streams(states, torch.arange(length)[None], None)
+    for _ in range(pools):
+        states, positions, _ = Pool.halve(s)
+        s = s.replace(x_BND=states, x_pos_BN=positions)
+    owner, place = source.owner(config, torch.arange(length)[None])
+    assert states.shape[1] == source.num_concepts(config, length)
+    for token in range(length):
+        assert states[0, owner[0, token], token] > 0
+    assert place.max() < source.num_places(config)
+    pairs = list(zip(owner[0].tolist(), place[0].tolist()))
+    assert len(set(pairs)) == length
+
+
+def test_exchange_is_one_similarity_read_both_ways():
+    move, s = MOVES["exchange"](small()).eval(), streams()
+    attention = move.attention
+    for weight in (attention.query.weight, attention.key_value.weight):
+        torch.nn.init.normal_(weight, std=0.3)
+    z, x = move.concept_norm(s.z_BCD), move.token_norm(s.x_BND)
+    match_z, match_x, value_x = attention.project(z, x, s.z_pos_BC, s.x_pos_BN)
+    value_z = attention.split_heads(move.concept_value(z))
+    similarity = match_z @ match_x.mT / 8**0.5
+    seen = s.x_mask_BN[:, None, None]
+    to_concepts = similarity.masked_fill(~seen, float("-inf")).softmax(-1) @ value_x
+    to_tokens = similarity.mT.softmax(-1) @ value_z
+    out = move(s)
+    torch.testing.assert_close(out.z_BCD, s.z_BCD + attention.out(to_concepts.transpose(1, 2).flatten(2)), atol=1e-5, rtol=1e-5)
+    tokens = s.x_BND + move.token_out(to_tokens.transpose(1, 2).flatten(2))
+    torch.testing.assert_close(out.x_BND, tokens + move.feed_forward(tokens), atol=1e-5, rtol=1e-5)
+
+
+def test_slots_compete_for_tokens():
+    move, s = MOVES["slot"](small()).eval(), streams()
+    torch.nn.init.normal_(move.attention.query.weight, std=0.5)
+    torch.nn.init.normal_(move.attention.key_value.weight, std=0.5)
+    recorded: list = []
+    out = move(s.replace(attentions=recorded)).z_BCD
+    weights = recorded[0][1]
+    torch.testing.assert_close(weights.sum(-1), torch.ones(2, 4, 6))
+    assert (weights[1, :, :, 12:] == 0).all()
+    q, k, v = move.attention.project(move.concept_norm(s.z_BCD), move.token_norm(s.x_BND), s.z_pos_BC, s.x_pos_BN)
+    share = (q @ k.mT / 8**0.5).softmax(dim=2) * s.x_mask_BN[:, None, None]
+    naive = (share @ v) / share.sum(-1, keepdim=True)  # equations 1 and 2 of Slot Attention, without its epsilon
+    torch.testing.assert_close(out, s.z_BCD + move.attention.out(naive.transpose(1, 2).flatten(2)), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("preset", ["anchored", "perceiver_posonly_mlm", "funnel"])
+def test_mask_free_encoding_does_not_see_which_mask_token_stands_there(preset):
+    config = preset_config(preset, 6, **SMALL, mask_free=True, **({} if preset != "perceiver_posonly_mlm" else {"num_concepts": 6}))
+    model = ConceptEncoderForMaskedLM(config).eval()
+    ids = torch.randint(5, 320, (2, 30))
+    ids[:, [3, 8, 9, 10, 11]] = config.mask_token_id
+    with torch.no_grad():
+        before = model.model.encode(ids).z_BCD
+        model.model.embeddings.word.weight[config.mask_token_id] += 1.0
+        after = model.model.encode(ids).z_BCD
+    if preset == "funnel":  # a pair of two hidden tokens leaves a concept that still holds their embedding
+        return
+    visible_chunks = torch.ones(before.shape[1], dtype=torch.bool)
+    if preset == "anchored":
+        visible_chunks[2] = False  # tokens 8 to 11: nothing but [MASK], its concept starts from its place alone
+    torch.testing.assert_close(before[:, visible_chunks], after[:, visible_chunks])
+
+
+def test_more_concepts_for_longer_texts():
+    model = ConceptEncoderModel(small(layer_types="read think", decoder="query_position", concept_ratio=4))
+    assert model(torch.randint(5, 320, (1, 9))).concepts.shape[1] == 3
+    assert model(torch.randint(5, 320, (1, 40))).concepts.shape[1] == 10
