@@ -4,8 +4,8 @@ from hypothesis import strategies as st
 
 from concept_encoder.model import PRESETS, ConceptEncoderConfig, preset_config
 from concept_encoder.model.decoders import DECODERS
-from concept_encoder.model.heads import CLASSIFIER_HEADS
 from concept_encoder.model.moves import MOVES
+from concept_encoder.model.pooling import CLASSIFIER_HEADS
 from concept_encoder.model.positions import POSITIONS
 from concept_encoder.model.sources import SOURCES
 
@@ -46,22 +46,43 @@ def variant_cases() -> dict[str, ConceptEncoderConfig]:
         cases[f"decoder={name}"] = small(layer_types=layout, concept_source=source, decoder=name, **concepts(source))
     for name in POSITIONS:
         local = "mix_local" if POSITIONS[name].fits_windows else "mix"
-        for source, layout in (("learned", "read think"), ("anchored", f"mix {local} read think"), ("pooled", "mix pool mix think")):
+        for source, layout in (
+            ("learned", "read think"),
+            ("anchored", f"mix {local} read think"),
+            ("pooled", "mix pool mix think"),
+        ):
             cases[f"position={name},{source}"] = small(
-                layer_types=layout, concept_source=source, decoder="query_position", decoder_layer_types="write",
-                token_position=name, concept_position=name, **concepts(source),
-            )  # fmt: skip
+                layer_types=layout,
+                concept_source=source,
+                decoder="query_position",
+                decoder_layer_types="write",
+                token_position=name,
+                concept_position=name,
+                **concepts(source),
+            )
     cases["option=token_dim"] = small(layer_types="read think", decoder="query_input", num_concepts=6, token_dim=8)
     cases["option=ratio"] = small(layer_types="read think", decoder="query_position", concept_ratio=4)
-    cases["option=mask_free"] = small(layer_types="mix_local read think", concept_source="anchored", decoder="upsample",
-                                      mask_free=True, decoder_layer_types="write mix_local")  # fmt: skip
-    cases["option=deep_decoder"] = small(layer_types="read think", decoder="query_position", num_concepts=6,
-                                         decoder_layer_types="write mix_local write")  # fmt: skip
+    cases["option=mask_free"] = small(
+        layer_types="mix_local read think",
+        concept_source="anchored",
+        decoder="upsample",
+        mask_free=True,
+        decoder_layer_types="write mix_local",
+    )
+    cases["option=deep_decoder"] = small(
+        layer_types="read think", decoder="query_position", num_concepts=6, decoder_layer_types="write mix_local write"
+    )
     return cases
 
 
 def _with_move(name: str) -> dict[str, object]:
-    moves = {"read": "read", "slot": "slot", "think": "read think", "write": "read write read", "exchange": "exchange read"}
+    moves = {
+        "read": "read",
+        "slot": "slot",
+        "think": "read think",
+        "write": "read write read",
+        "exchange": "exchange read",
+    }
     moves.update({move: f"{move} read" for move in ("mix", "mix_local", "pool")})
     return {"layer_types": moves.get(name, f"read {name} read"), "decoder": "query_position", "num_concepts": 6}
 

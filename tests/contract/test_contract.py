@@ -15,6 +15,7 @@ from concept_encoder.model import (
     ConceptEncoderForTokenClassification,
     ConceptEncoderModel,
 )
+from concept_encoder.model.pooling import CLASSIFIER_HEADS
 
 CASES = variant_cases()
 LENGTHS = [37, 20, 5]
@@ -113,9 +114,11 @@ def test_eager_kernel_agrees_with_sdpa(config):
     plain.set_attn_implementation("eager")
     assert fast.config._attn_implementation == "sdpa"
     torch.testing.assert_close(
-        fast(ids, attention_mask=mask).logits[mask.bool()], plain(ids, attention_mask=mask).logits[mask.bool()],
-        atol=1e-5, rtol=1e-4,
-    )  # fmt: skip
+        fast(ids, attention_mask=mask).logits[mask.bool()],
+        plain(ids, attention_mask=mask).logits[mask.bool()],
+        atol=1e-5,
+        rtol=1e-4,
+    )
 
 
 @every_variant
@@ -133,14 +136,22 @@ def test_sparse_loss_equals_dense_loss(config):
 def test_classifiers_pad_and_train(config, head):
     ids, mask = padded_batch(config)
     fields = {**config.to_diff_dict(), "classifier_head": head}
-    fields = {name: value for name, value in fields.items() if name not in ("model_type", "transformers_version", "dtype")}
-    if head == "concept_pool" and config.concept_source == "none":
+    fields = {
+        name: value for name, value in fields.items() if name not in ("model_type", "transformers_version", "dtype")
+    }
+    if CLASSIFIER_HEADS[head].needs_concepts and config.concept_source == "none":
         with pytest.raises(ValueError, match="classifier_head"):
             ConceptEncoderForSequenceClassification(ConceptEncoderConfig(**fields))
         return
     model = build(ConceptEncoderForSequenceClassification, ConceptEncoderConfig(**fields, num_labels=3))
+    short = ids[2:, :5]
+    if CLASSIFIER_HEADS[head].separate_texts:
+        ids, mask = torch.stack([ids, ids.flip(0)], 1), torch.stack([mask, mask.flip(0)], 1)
+        short = torch.stack([ids[2:, 0], ids[2:, 1]], 1)
+        alone = model(short, attention_mask=mask[2:]).logits
+    else:
+        alone = model(short).logits
     output = model(ids, attention_mask=mask, labels=torch.tensor([0, 1, 2]))
-    alone = model(ids[2:, :5]).logits
     torch.testing.assert_close(output.logits[2:], alone, atol=1e-5, rtol=1e-5)
     output.loss.backward()
     assert model.classifier.weight.grad.abs().sum() > 0

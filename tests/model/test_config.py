@@ -12,7 +12,10 @@ from concept_encoder.model.registry import Registry
 
 def test_layout_examples():
     assert parse_layout("mix_local*2 (read think)*2")[0] == ["mix_local", "mix_local", "read", "think", "read", "think"]
-    assert parse_layout("mix*2 (read think)^2") == (["mix", "mix", "read", "think", "read", "think"], [0, 1, 2, 3, 2, 3])
+    assert parse_layout("mix*2 (read think)^2") == (
+        ["mix", "mix", "read", "think", "read", "think"],
+        [0, 1, 2, 3, 2, 3],
+    )
     assert parse_layout("((read think)^2 mix)*2")[1] == [0, 1, 0, 1, 2, 3, 4, 3, 4, 5]
     assert parse_layout("read*0 mix") == (["mix"], [0])
 
@@ -35,7 +38,10 @@ def test_unreadable_layouts(text):
         ({"hidden_size": 36, "num_attention_heads": 4, "token_position": "rope"}, "token_position: rope turns pairs"),
         ({"num_concepts": 4, "concept_ratio": 4}, "num_concepts: given together with concept_ratio"),
         ({"concept_source": "anchored", "num_concepts": 4}, "num_concepts: 'anchored' concepts follow the length"),
-        ({"concept_source": "none", "decoder": "token_stream"}, "concept_source: 'none', but the move 'read' needs concepts"),
+        (
+            {"concept_source": "none", "decoder": "token_stream"},
+            "concept_source: 'none', but the move 'read' needs concepts",
+        ),
         ({"layer_types": "mix", "concept_source": "none"}, "decoder: 'query_input' reads concepts"),
         ({"decoder": "upsample"}, "decoder: 'upsample' needs concepts that own positions"),
         ({"decoder": "weighted", "concept_ratio": 4}, "decoder: 'weighted' has one weight a concept"),
@@ -50,15 +56,27 @@ def test_unreadable_layouts(text):
         ({"num_concepts": 0}, "num_concepts: 0 is not positive"),
         ({"vocab_size": 0}, "vocab_size: 0 is not positive"),
         ({"concept_source": "pooled", "decoder": "upsample"}, "concept_source: 'pooled' needs a 'pool'"),
-        ({"layer_types": "pool think", "concept_source": "pooled", "decoder": "upsample", "concept_ratio": 2},
-         "concept_ratio: the number of 'pooled' concepts follows"),
-        ({"layer_types": "pool think pool", "concept_source": "pooled", "decoder": "upsample"},
-         "layer_types: the 'pooled' concepts begin at 'think'; put every 'pool' before it"),
-        ({"layer_types": "pool read", "concept_source": "anchored"}, "concept_source: 'anchored' owns chunks of the unpooled"),
-        ({"layer_types": "pool think", "concept_source": "pooled", "decoder": "token_stream"},
-         "decoder: 'token_stream' answers at full length"),
+        (
+            {"layer_types": "pool think", "concept_source": "pooled", "decoder": "upsample", "concept_ratio": 2},
+            "concept_ratio: the number of 'pooled' concepts follows",
+        ),
+        (
+            {"layer_types": "pool think pool", "concept_source": "pooled", "decoder": "upsample"},
+            "layer_types: the 'pooled' concepts begin at 'think'; put every 'pool' before it",
+        ),
+        (
+            {"layer_types": "pool read", "concept_source": "anchored"},
+            "concept_source: 'anchored' owns chunks of the unpooled",
+        ),
+        (
+            {"layer_types": "pool think", "concept_source": "pooled", "decoder": "token_stream"},
+            "decoder: 'token_stream' answers at full length",
+        ),
         ({"decoder_layer_types": "write pool"}, "decoder_layer_types: 'pool' would shorten"),
-        ({"layer_types": "mix_local read", "token_position": "cope"}, "token_position: 'cope' counts over the whole text"),
+        (
+            {"layer_types": "mix_local read", "token_position": "cope"},
+            "token_position: 'cope' counts over the whole text",
+        ),
         ({"mask_free": True, "mask_token_id": None}, "mask_free: hides .MASK., but mask_token_id is not set"),
         ({"local_window": 1}, "local_window: 1 leaves no neighbour"),
         ({"token_position": "ropes"}, "token_position: no position encoding is called 'ropes'"),

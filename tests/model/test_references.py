@@ -25,12 +25,18 @@ def test_bert_twin_equals_a_pre_norm_bert_of_transformers():
     ours = ConceptEncoderModel(config).eval()
     reference = RobertaPreLayerNormModel(
         RobertaPreLayerNormConfig(
-            vocab_size=config.vocab_size, hidden_size=32, num_hidden_layers=3, num_attention_heads=4,
-            intermediate_size=128, max_position_embeddings=config.max_position_embeddings + 1, pad_token_id=0,
-            type_vocab_size=2, layer_norm_eps=config.layer_norm_eps,
+            vocab_size=config.vocab_size,
+            hidden_size=32,
+            num_hidden_layers=3,
+            num_attention_heads=4,
+            intermediate_size=128,
+            max_position_embeddings=config.max_position_embeddings + 1,
+            pad_token_id=0,
+            type_vocab_size=2,
+            layer_norm_eps=config.layer_norm_eps,
         ),
         add_pooling_layer=False,
-    ).eval()  # fmt: skip
+    ).eval()
     copy_bert(ours, reference)
     ids = torch.randint(5, 320, (3, 30))
     mask = torch.ones_like(ids)
@@ -78,8 +84,13 @@ def reference_attention(attention: Attention) -> nn.MultiheadAttention:
 def streams(length: int = 21, concepts: int = 6, padded: bool = True) -> Streams:
     torch.manual_seed(3)
     mask = torch.arange(length)[None] < torch.tensor([[length], [length - 9]]) if padded else None
-    return Streams(torch.randn(2, length, 32), torch.arange(length)[None], mask,
-                   torch.randn(2, concepts, 32), torch.arange(concepts)[None])  # fmt: skip
+    return Streams(
+        torch.randn(2, length, 32),
+        torch.arange(length)[None],
+        mask,
+        torch.randn(2, concepts, 32),
+        torch.arange(concepts)[None],
+    )
 
 
 def test_read_equals_multihead_attention():
@@ -93,7 +104,9 @@ def test_read_equals_multihead_attention():
 def test_think_equals_a_pre_norm_transformer_layer():
     move, s = MOVES["think"](small()).eval(), streams()
     attention = reference_attention(move.attention)
-    reference = nn.TransformerEncoderLayer(32, 4, 128, dropout=0.0, activation="gelu", batch_first=True, norm_first=True, bias=False)
+    reference = nn.TransformerEncoderLayer(
+        32, 4, 128, dropout=0.0, activation="gelu", batch_first=True, norm_first=True, bias=False
+    )
     reference.self_attn, reference.norm1, reference.norm2 = attention, move.norm, move.feed_forward.norm
     reference.linear1, reference.linear2 = move.feed_forward.widen, move.feed_forward.out
     torch.testing.assert_close(move(s).z_BCD, reference(s.z_BCD), **CLOSE)
@@ -155,8 +168,13 @@ def test_recursion_shares_weights_and_more_rounds_load_the_same_checkpoint(tmp_p
 
 def test_strict_decoders_hear_of_the_text_through_the_concepts_alone():
     ids, other = torch.randint(5, 320, (2, 1, 20))
-    for preset, strict in (("perceiver_posonly_mlm", True), ("anchored", True), ("weighted_mlm", True),
-                           ("perceiver_mlm", False), ("woven", False)):  # fmt: skip
+    for preset, strict in (
+        ("perceiver_posonly_mlm", True),
+        ("anchored", True),
+        ("weighted_mlm", True),
+        ("perceiver_mlm", False),
+        ("woven", False),
+    ):
         fields = {} if preset in ("anchored", "woven") else {"num_concepts": 6}
         model = ConceptEncoderModel(preset_config(preset, 4, **SMALL, **fields)).eval()
         assert model.decoder.strict is strict

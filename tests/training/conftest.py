@@ -3,7 +3,9 @@ from pathlib import Path
 
 import pytest
 
-WORDS = [f"{a}{b}" for a in ("ka", "lo", "mi", "ne", "pu", "ra", "so", "ti") for b in ("bar", "dun", "fel", "gor", "hin")]
+WORDS = [
+    f"{a}{b}" for a in ("ka", "lo", "mi", "ne", "pu", "ra", "so", "ti") for b in ("bar", "dun", "fel", "gor", "hin")
+]
 
 
 def sentences(count: int, seed: int = 0) -> list[str]:
@@ -29,9 +31,20 @@ def sections(corpus_file: Path, cache_dir: Path, tmp_path: Path) -> dict:
     """A recipe that trains in a second."""
     return {
         "model": {"preset": "woven", "num_layers": 2, "hidden_size": 16, "num_attention_heads": 2, "local_window": 8},
-        "data": {"corpus": str(corpus_file), "vocab_size": 128, "sequence_length": 24, "cache_dir": str(cache_dir),
-                 "validation_fraction": 0.1},
+        "data": {
+            "corpus": str(corpus_file),
+            "vocab_size": 128,
+            "sequence_length": 24,
+            "cache_dir": str(cache_dir),
+            "validation_fraction": 0.1,
+        },
         "objective": {"mask_rate": 0.3},
-        "training": {"output_dir": str(tmp_path / "run"), "max_steps": 6, "batch_size": 8, "learning_rate": 0.01,
-                     "log_every": 1, "seed": 3},
-    }  # fmt: skip
+        "training": {
+            "output_dir": str(tmp_path / "run"),
+            "max_steps": 6,
+            "batch_size": 8,
+            "learning_rate": 0.01,
+            "log_every": 1,
+            "seed": 3,
+        },
+    }

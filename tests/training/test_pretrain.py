@@ -41,7 +41,9 @@ def assert_equal(one: dict, two: dict) -> None:
 
 def test_the_run_folder_is_the_record(sections, tmp_path):
     run = train(sections, tmp_path / "run", eval_every=3, save_every=3)
-    assert {"recipe.yaml", "environment.json", "metrics.jsonl", "result.json", "checkpoints"} == {p.name for p in run.iterdir()}
+    assert {"recipe.yaml", "environment.json", "metrics.jsonl", "result.json", "checkpoints"} == {
+        p.name for p in run.iterdir()
+    }
     recipe = yaml.safe_load((run / "recipe.yaml").read_text())
     assert recipe["training"]["learning_rate"] == 0.01
     assert recipe["objective"]["replacement"] == "80-10-10"  # defaults are written down
@@ -128,7 +130,7 @@ def test_a_full_disk_leaves_the_last_checkpoint_whole(sections, tmp_path, monkey
         return original(self, output_dir) if len(calls) == 1 else full_disk(self, output_dir)
 
     monkeypatch.setattr(ConceptTrainer, "_save_optimizer_and_scheduler", second_time_full)
-    with pytest.raises(UserError, match="training.output_dir: no space left .* while saving checkpoint-6"):
+    with pytest.raises(UserError, match=r"training.output_dir: no space left .* while saving checkpoint-6"):
         train(sections, tmp_path / "run", save_every=3)
     assert [p.name for p in (tmp_path / "run" / "checkpoints").iterdir()] == ["checkpoint-3"]
     monkeypatch.undo()

@@ -19,7 +19,10 @@ from concept_encoder.training.settings import SCHEDULERS, TrainingConfig, traini
         ("modle.preset=bert", "modle: no such section of a recipe; did you mean 'model'"),
         ("model.preset=brt", "model.preset: no preset is called 'brt'; did you mean 'bert'"),
         ("model.hiden_size=64", "model.hiden_size: no such field; did you mean 'hidden_size'"),
-        ("model.num_attention_heads=3", "model.num_attention_heads: hidden_size 16 is not divisible by 3 heads; use 2 or 4"),
+        (
+            "model.num_attention_heads=3",
+            "model.num_attention_heads: hidden_size 16 is not divisible by 3 heads; use 2 or 4",
+        ),
         ("model.layer_types=read thnik", r"model.layer_types\[1\]: no move is called 'thnik'"),
         ("model.hidden_size=big", "model: .*hidden_size"),
         ("model.num_layers=3", "model.num_layers: preset 'woven' counts layers in pairs; use 4"),

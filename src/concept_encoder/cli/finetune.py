@@ -9,17 +9,19 @@ import click
 def command(recipe: str, overrides: tuple[str, ...]) -> None:
     """Fine-tune model.checkpoint on a task as RECIPE says; print the scores beside majority class and bag of words.
 
-    The task is a named one (data.task=mrpc) or your own files (data.train=mine.csv data.text=sentence data.label=topic).
+    The task is a named one (data.task=mrpc) or your own files (data.train=mine.csv data.text=sentence
+    data.label=topic).
     """
     from concept_encoder.cli.show import show_scores
     from concept_encoder.data.tasks import load_task
-    from concept_encoder.evaluation.baselines import task_baselines
-    from concept_encoder.evaluation.metrics import score_task
+    from concept_encoder.evaluation.baselines import bag_of_words, majority
+    from concept_encoder.evaluation.metrics import compute_all
     from concept_encoder.training.finetune import FinetuneRecipe, finetune
     from concept_encoder.training.recipe import load_sections
 
     checked = FinetuneRecipe.from_sections(load_sections(recipe, overrides))
     task = load_task(checked.data)
-    result = finetune(checked, score_task, task)
-    show_scores(task.name, {**task_baselines(task), checked.training.output_dir.name: result["scores"], **result["controls"]})
+    result = finetune(checked, compute_all, task)
+    beside = {"majority class": majority(task), "bag of words": bag_of_words(task)}
+    show_scores(task.name, {**beside, checked.training.output_dir.name: result["scores"], **result["controls"]})
     click.echo(f"run: {checked.training.output_dir}")

@@ -32,8 +32,8 @@ def all_families() -> dict[str, tuple[str, dict[str, str]]]:
     """Family -> (the recipe's field, member -> docstring in one line)."""
     from concept_encoder.model import PRESETS
     from concept_encoder.model.decoders import DECODERS
-    from concept_encoder.model.heads import CLASSIFIER_HEADS
     from concept_encoder.model.moves import MOVES
+    from concept_encoder.model.pooling import CLASSIFIER_HEADS
     from concept_encoder.model.positions import POSITIONS
     from concept_encoder.model.sources import SOURCES
     from concept_encoder.objectives.masking import MASKINGS
@@ -46,9 +46,14 @@ def all_families() -> dict[str, tuple[str, dict[str, str]]]:
         "heads": ("model.classifier_head", CLASSIFIER_HEADS),
         "maskings": ("objective.masking", MASKINGS),
     }
-    families = {name: (field, {member: _one_line(cls) for member, cls in registry.items()})
-                for name, (field, registry) in registries.items()}  # fmt: skip
-    presets = {p.name: f"{p.about}: {p.layout}, {', '.join(f'{k} {v}' for k, v in p.options.items())}" for p in PRESETS.values()}
+    families = {
+        name: (field, {member: _one_line(cls) for member, cls in registry.items()})
+        for name, (field, registry) in registries.items()
+    }
+    presets = {
+        p.name: f"{p.about}: {p.layout}, {', '.join(f'{k} {v}' for k, v in p.options.items())}"
+        for p in PRESETS.values()
+    }
     return {"presets": ("model.preset", presets), **families}
 
 

@@ -92,7 +92,9 @@ def cost(config: ConceptEncoderConfig, length: int, mask_rate: float = 0.15) -> 
         with rest:
             model.head(model.model.decode(streams, asked))
     total = encoder.get_total_flops() + rest.get_total_flops()
-    return Cost(length, config.concepts_at(length), total / length, encoder.get_total_flops() / length, sum(kept.values()))
+    return Cost(
+        length, config.concepts_at(length), total / length, encoder.get_total_flops() / length, sum(kept.values())
+    )
 
 
 def matched_layers(config: ConceptEncoderConfig, length: int, on: str = "compute") -> int:

@@ -32,7 +32,8 @@ class ResidualOutput(nn.Linear):
 class Attention(nn.Module):
     """Multi-head attention from queries `x_BQD` to keys and values `y_BKD` (both already normed).
 
-    The kernel is `config._attn_implementation`: `sdpa` (default), `eager` (keeps the weights), or whatever transformers offers
+    The kernel is `config._attn_implementation`: `sdpa` (default), `eager` (keeps the weights), or whatever
+    transformers offers
     on the machine (`flash_attention_2`, …). Source: Transformer, equation 1 (arXiv:1706.03762).
     """
 

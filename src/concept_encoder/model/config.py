@@ -13,8 +13,19 @@ from concept_encoder.model.positions import POSITIONS
 from concept_encoder.model.sources import SOURCES
 
 # What a saved config.json or `from_pretrained` may hand over beside the declared fields.
-_ECOSYSTEM_FIELDS = {"_name_or_path", "attn_implementation", "experts_implementation", "model_type", "name_or_path",
-                     "num_labels", "output_attentions", "torch_dtype", "use_cache", "_commit_hash", "auto_map"}  # fmt: skip
+_ECOSYSTEM_FIELDS = {
+    "_name_or_path",
+    "attn_implementation",
+    "experts_implementation",
+    "model_type",
+    "name_or_path",
+    "num_labels",
+    "output_attentions",
+    "torch_dtype",
+    "use_cache",
+    "_commit_hash",
+    "auto_map",
+}
 
 
 @strict
@@ -143,20 +154,32 @@ class ConceptEncoderConfig(PreTrainedConfig):
                 self.num_concepts = 128
 
     def _check(self) -> None:
-        for name in ("vocab_size", "hidden_size", "token_dim", "num_attention_heads", "intermediate_size",
-                     "max_position_embeddings", "type_vocab_size", "cope_positions"):  # fmt: skip
+        for name in (
+            "vocab_size",
+            "hidden_size",
+            "token_dim",
+            "num_attention_heads",
+            "intermediate_size",
+            "max_position_embeddings",
+            "type_vocab_size",
+            "cope_positions",
+        ):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: {getattr(self, name)} is not positive")
         if self.local_window < 2:
             raise ValueError(f"local_window: {self.local_window} leaves no neighbour on each side; use at least 2")
         if self.hidden_size % self.num_attention_heads:
-            raise ValueError(f"num_attention_heads: hidden_size {self.hidden_size} is not divisible by "
-                             f"{self.num_attention_heads} heads; use {_divisors_near(self)}")  # fmt: skip
+            raise ValueError(
+                f"num_attention_heads: hidden_size {self.hidden_size} is not divisible by "
+                f"{self.num_attention_heads} heads; use {_divisors_near(self)}"
+            )
         for name in ("token_position", "concept_position"):
             POSITIONS.member(name, getattr(self, name))
             if getattr(self, name) == "rope" and self.hidden_size // self.num_attention_heads % 2:
                 size = self.hidden_size // self.num_attention_heads
-                raise ValueError(f"{name}: rope turns pairs, but a head has the odd size {size}; change num_attention_heads")
+                raise ValueError(
+                    f"{name}: rope turns pairs, but a head has the odd size {size}; change num_attention_heads"
+                )
         if self.mask_free and self.mask_token_id is None:
             raise ValueError("mask_free: hides [MASK], but mask_token_id is not set; set it to the tokenizer's")
         check_layout(self)
@@ -173,7 +196,9 @@ def check_layout(config: ConceptEncoderConfig) -> None:
     shared: dict[int, str] = {}
     for name, group in zip(config.layer_types, config.layer_groups):
         if shared.setdefault(group, name) != name:
-            raise ValueError(f"layer_groups: group {group} holds {shared[group]!r} and {name!r}; only equal moves share weights")
+            raise ValueError(
+                f"layer_groups: group {group} holds {shared[group]!r} and {name!r}; only equal moves share weights"
+            )
     _check_decoder(config)
     _check_concepts(config, layers + answers)
     _check_nothing_is_wasted(config, layers, answers)
@@ -184,7 +209,9 @@ def _check_concepts(config: ConceptEncoderConfig, layers: list[type]) -> None:
     using = next((layer.name for layer in layers if "concepts" in layer.uses), None)
     if not source.has_concepts:
         if using:
-            raise ValueError(f"concept_source: 'none', but the move {using!r} needs concepts; use 'learned' or 'anchored'")
+            raise ValueError(
+                f"concept_source: 'none', but the move {using!r} needs concepts; use 'learned' or 'anchored'"
+            )
         for name in ("num_concepts", "concept_ratio"):
             if getattr(config, name) is not None:
                 raise ValueError(f"{name}: given, but concept_source is 'none'; drop it or choose a source")
@@ -212,8 +239,9 @@ def _check_pooling(config: ConceptEncoderConfig) -> None:
                 raise ValueError(f"{name}: the number of 'pooled' concepts follows from the 'pool' moves; drop it")
         first = next((i for i, name in enumerate(config.layer_types) if "concepts" in MOVES[name].uses), None)
         if first is not None and "pool" in config.layer_types[first:]:
-            raise ValueError("layer_types: the 'pooled' concepts begin at "
-                             f"{config.layer_types[first]!r}; put every 'pool' before it")  # fmt: skip
+            raise ValueError(
+                f"layer_types: the 'pooled' concepts begin at {config.layer_types[first]!r}; put every 'pool' before it"
+            )
     elif pools and config.concept_source == "anchored":
         raise ValueError("concept_source: 'anchored' owns chunks of the unpooled text; with 'pool' use 'pooled'")
     if "pool" in config.decoder_layer_types:
@@ -223,18 +251,26 @@ def _check_pooling(config: ConceptEncoderConfig) -> None:
 def _check_decoder(config: ConceptEncoderConfig) -> None:
     has_concepts = SOURCES[config.concept_source].has_concepts
     if not has_concepts and config.decoder != "token_stream":
-        raise ValueError(f"decoder: {config.decoder!r} reads concepts, but concept_source is 'none'; use 'token_stream'")
+        raise ValueError(
+            f"decoder: {config.decoder!r} reads concepts, but concept_source is 'none'; use 'token_stream'"
+        )
     if config.decoder == "weighted" and config.num_concepts is None:
         raise ValueError("decoder: 'weighted' has one weight a concept and needs a fixed num_concepts")
     if config.decoder.startswith("upsample") and not config.concepts_own_positions:
-        raise ValueError(f"decoder: {config.decoder!r} needs concepts that own positions, not {config.concept_source!r}; "
-                         "use concept_source 'anchored' or 'pooled'")  # fmt: skip
+        raise ValueError(
+            f"decoder: {config.decoder!r} needs concepts that own positions, not {config.concept_source!r}; "
+            "use concept_source 'anchored' or 'pooled'"
+        )
     if config.decoder == "token_stream" and "pool" in config.layer_types:
-        raise ValueError("decoder: 'token_stream' answers at full length, but 'pool' shortens the tokens; use 'upsample_residual'")
+        raise ValueError(
+            "decoder: 'token_stream' answers at full length, but 'pool' shortens the tokens; use 'upsample_residual'"
+        )
     windowed = "mix_local" in config.layer_types + config.decoder_layer_types
     if windowed and not POSITIONS[config.token_position].fits_windows:
-        raise ValueError(f"token_position: {config.token_position!r} counts over the whole text, 'mix_local' sees a window; "
-                         "use 'mix', or another position")  # fmt: skip
+        raise ValueError(
+            f"token_position: {config.token_position!r} counts over the whole text, 'mix_local' sees a window; "
+            "use 'mix', or another position"
+        )
 
 
 def _check_nothing_is_wasted(config: ConceptEncoderConfig, layers: list[type], answers: list[type]) -> None:
@@ -250,8 +286,10 @@ def _check_nothing_is_wasted(config: ConceptEncoderConfig, layers: list[type], a
             _must_be_read(f"layer_types[{i}]", layers[i], live, config)
         if i == begins and source.has_concepts:  # here the concept stream starts
             if "concepts" not in live:
-                raise ValueError("decoder: the answer never comes from the concepts; add a 'write' to layer_types "
-                                 "or to decoder_layer_types")  # fmt: skip
+                raise ValueError(
+                    "decoder: the answer never comes from the concepts; add a 'write' to layer_types "
+                    "or to decoder_layer_types"
+                )
             if source.owns_positions:
                 live.add("tokens")
             elif not any({"tokens", "concepts"} <= layer.uses and "concepts" in layer.updates for layer in layers):
@@ -261,9 +299,15 @@ def _check_nothing_is_wasted(config: ConceptEncoderConfig, layers: list[type], a
 def _must_be_read(where: str, layer: type, live: set[str], config: ConceptEncoderConfig) -> None:
     unread = sorted(layer.updates - live)
     if unread:
-        remedy = "drop the move, or add a 'write' after it" if unread == ["concepts"] else "let a 'read' follow, or drop the move"
-        raise ValueError(f"{where}: nothing reads the {' and '.join(unread)} that {layer.name!r} leaves, decoder "
-                         f"{config.decoder!r} with {config.decoder_layer_types or 'no layers'} neither; {remedy}")  # fmt: skip
+        remedy = (
+            "drop the move, or add a 'write' after it"
+            if unread == ["concepts"]
+            else "let a 'read' follow, or drop the move"
+        )
+        raise ValueError(
+            f"{where}: nothing reads the {' and '.join(unread)} that {layer.name!r} leaves, decoder "
+            f"{config.decoder!r} with {config.decoder_layer_types or 'no layers'} neither; {remedy}"
+        )
     live |= layer.uses
 
 

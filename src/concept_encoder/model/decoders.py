@@ -1,6 +1,7 @@
 """How concepts answer tokens (`decoder`): what a token starts from, then the moves of `decoder_layer_types`.
 
-A decoder is *strict* when everything it says of a token has passed through the concepts, *hybrid* when the token stream goes
+A decoder is *strict* when everything it says of a token has passed through the concepts, *hybrid* when the token
+stream goes
 around them. Results of the two are never compared without saying so. Shape suffixes: see `streams.py`.
 """
 
@@ -68,7 +69,10 @@ def gather_tokens(x_BND: Tensor, index_BK: Tensor) -> Tensor:
 
 @DECODERS.register("weighted")
 class WeightedDecoder(Decoder):
-    """Each position mixes the concepts with its own learned weights, the same for every text. Strict. Source: the plan."""
+    """Each position mixes the concepts with its own learned weights, the same for every text. Strict.
+
+    Source: the plan.
+    """
 
     strict = True
     reads = frozenset({"concepts"})
@@ -85,7 +89,10 @@ class WeightedDecoder(Decoder):
 
 @DECODERS.register("query_position")
 class QueryPositionDecoder(Decoder):
-    """A token asks with its position alone: everything passes the bottleneck. Strict. Source: Perceiver IO (arXiv:2107.14795)."""
+    """A token asks with its position alone: everything passes the bottleneck. Strict.
+
+    Source: Perceiver IO (arXiv:2107.14795).
+    """
 
     strict = True
     reads = frozenset()
@@ -101,7 +108,10 @@ class QueryPositionDecoder(Decoder):
 
 @DECODERS.register("query_input")
 class QueryInputDecoder(QueryPositionDecoder):
-    """A token asks with its embedding and its position: a bag of words stays on the residual path. Hybrid. Source: the plan."""
+    """A token asks with its embedding and its position: a bag of words stays on the residual path. Hybrid.
+
+    Source: the plan.
+    """
 
     strict = False
 

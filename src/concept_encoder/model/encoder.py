@@ -79,7 +79,7 @@ class ConceptEncoderPreTrainedModel(PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """Normal(0, initializer_range); residual outputs smaller by 1/sqrt(2 x layers), so that depth keeps the scale (GPT-2)."""
+        """Normal(0, initializer_range); residual outputs smaller by 1/sqrt(2 x layers), as in GPT-2."""
         std = self.config.initializer_range
         if isinstance(module, ResidualOutput):
             init.normal_(module.weight, std=std / (2 * len(self.config.layer_types)) ** 0.5)

@@ -1,8 +1,7 @@
-"""Models with a head: masked language modelling, sequence and token classification; and how a text is pooled.
+"""Models with a head: masked language modelling, sequence and token classification.
 
 Shape suffixes: see `streams.py`.
 """
-
 
 import torch
 from torch import Tensor, nn
@@ -11,23 +10,17 @@ from transformers.activations import ACT2FN
 from transformers.modeling_outputs import MaskedLMOutput, SequenceClassifierOutput, TokenClassifierOutput
 
 from concept_encoder.model.config import ConceptEncoderConfig
-from concept_encoder.model.encoder import (
-    ConceptEncoderModel,
-    ConceptEncoderPreTrainedModel,
-    Intervention,
-    normed_concepts,
-)
-from concept_encoder.model.registry import Registry
-from concept_encoder.model.streams import Streams
+from concept_encoder.model.encoder import ConceptEncoderModel, ConceptEncoderPreTrainedModel, Intervention
+from concept_encoder.model.pooling import CLASSIFIER_HEADS
 
-CLASSIFIER_HEADS = Registry("classifier head")
 IGNORE = -100
 
 
 class ConceptEncoderForMaskedLM(ConceptEncoderPreTrainedModel):
     """A concept encoder with the masked-LM head, tied to the word embeddings (through `token_dim`, when it is smaller).
 
-    Logits are computed at labelled tokens only: at a masking rate of 15 % that is 6.7 times less of the largest product.
+    Logits are computed at labelled tokens only: at a masking rate of 15 % that is 6.7 times less of the largest
+    product.
     """
 
     _tied_weights_keys = {"head.decoder.weight": "model.embeddings.word.weight"}  # noqa: RUF012
@@ -114,56 +107,20 @@ def masked_cross_entropy(
     return total / num_items
 
 
-class ClassifierHead(nn.Module):
-    """Pools what a text became into one vector `[B, D]`."""
-
-    needs_concepts = False
-
-    def __init__(self, config: ConceptEncoderConfig):
-        super().__init__()
-
-    def forward(self, model: ConceptEncoderModel, s: Streams) -> Tensor:
-        raise NotImplementedError
-
-
-def masked_mean(states_BND: Tensor, mask_BN: Tensor | None) -> Tensor:
-    """Mean over the real items, `[B, D]`."""
-    if mask_BN is None:
-        return states_BND.mean(1)
-    weight_BN1 = mask_BN[..., None].to(states_BND.dtype)
-    return (states_BND * weight_BN1).sum(1) / weight_BN1.sum(1).clamp(min=1)
-
-
-@CLASSIFIER_HEADS.register("via_decoder")
-class ViaDecoderHead(ClassifierHead):
-    """Mean of the decoded tokens: every pretrained weight is used, encoder *and* decoder. Source: the plan, 3.1."""
-
-    def forward(self, model: ConceptEncoderModel, s: Streams) -> Tensor:
-        return masked_mean(model.decode(s), s.start.x_mask_BN)
-
-
-@CLASSIFIER_HEADS.register("concept_pool")
-class ConceptPoolHead(ClassifierHead):
-    """Mean of the concepts; the decoder is left aside. Source: Perceiver (arXiv:2103.03206) averages its latents."""
-
-    needs_concepts = True
-
-    def forward(self, model: ConceptEncoderModel, s: Streams) -> Tensor:
-        return masked_mean(normed_concepts(s), s.z_mask_BC)
-
-
 class ConceptEncoderForSequenceClassification(ConceptEncoderPreTrainedModel):
     """A concept encoder that labels whole texts; `num_labels=1` with `problem_type="regression"` predicts a number."""
 
     def __init__(self, config: ConceptEncoderConfig):
         super().__init__(config)
-        head = CLASSIFIER_HEADS[config.classifier_head]
+        head = CLASSIFIER_HEADS.member("classifier_head", config.classifier_head)
         if head.needs_concepts and config.concept_source == "none":
-            raise ValueError(f"classifier_head: {head.name!r} pools concepts, but concept_source is 'none'; use 'via_decoder'")
+            raise ValueError(
+                f"classifier_head: {head.name!r} pools concepts, but concept_source is 'none'; use 'via_decoder'"
+            )
         self.model = ConceptEncoderModel(config)
         self.pool = head(config)
         self.dropout = nn.Dropout(config.classifier_dropout)
-        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
+        self.classifier = nn.Linear(self.pool.size, config.num_labels)
         self.post_init()
 
     def forward(
@@ -175,8 +132,12 @@ class ConceptEncoderForSequenceClassification(ConceptEncoderPreTrainedModel):
         concept_intervention: Intervention | None = None,
         return_dict: bool | None = None,
     ) -> SequenceClassifierOutput | tuple:
-        """Logits `[B, num_labels]`; with `labels` `[B]` also the loss (squared error for regression)."""
-        s = self.model.encode(input_ids, attention_mask, token_type_ids)
+        """Logits `[B, num_labels]`; with `labels` `[B]` also the loss (squared error for regression).
+
+        `input_ids` and its companions are `[B, N]`, or `[B, 2, N]` for the head `pair`.
+        """
+        inputs = self.pool.texts(input_ids, attention_mask, token_type_ids)
+        s = self.model.encode(*inputs)
         if concept_intervention is not None:
             s = s.replace(z_BCD=concept_intervention(s.z_BCD, s.z_mask_BC))
         logits = self.classifier(self.dropout(self.pool(self.model, s)))
@@ -217,5 +178,3 @@ def _classification_loss(logits: Tensor, labels: Tensor, config: ConceptEncoderC
     if config.problem_type == "multi_label_classification":
         return F.binary_cross_entropy_with_logits(logits.float(), labels.float())
     return F.cross_entropy(logits.float(), labels)
-
-

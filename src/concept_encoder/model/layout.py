@@ -45,9 +45,7 @@ def parse_layout(text: str) -> tuple[list[str], list[int]]:
     return _numbered([layer for item in stack[0] for layer in item])
 
 
-def _repeat(
-    item: list[tuple[str, int]], count: int, shared: bool, groups: int
-) -> tuple[list[tuple[str, int]], int]:
+def _repeat(item: list[tuple[str, int]], count: int, shared: bool, groups: int) -> tuple[list[tuple[str, int]], int]:
     if shared or count < 2:
         return item * count, groups
     own = sorted({group for _, group in item})

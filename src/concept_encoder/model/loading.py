@@ -43,7 +43,9 @@ def load_checkpoint(model_class: type[M], path: str | Path, **fields: Any) -> M:
     try:
         kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
     except (json.JSONDecodeError, UnicodeDecodeError, AttributeError):
-        raise ValueError(f"{folder / 'config.json'}: not readable as a configuration; the checkpoint is damaged") from None
+        raise ValueError(
+            f"{folder / 'config.json'}: not readable as a configuration; the checkpoint is damaged"
+        ) from None
     if kind != ConceptEncoderConfig.model_type:
         raise ValueError(f"{folder}: a checkpoint of another architecture (model_type {kind!r}, not 'concept_encoder')")
     saved, _ = ConceptEncoderConfig.get_config_dict(folder)
@@ -58,5 +60,7 @@ def load_checkpoint(model_class: type[M], path: str | Path, **fields: Any) -> M:
     except OSError as error:
         raise ValueError(f"{folder}: incomplete checkpoint ({str(error).splitlines()[0]})") from None
     except RuntimeError as error:
-        reason = next((line.strip() for line in str(error).splitlines() if "shape" in line or "size" in line), str(error))
+        reason = next(
+            (line.strip() for line in str(error).splitlines() if "shape" in line or "size" in line), str(error)
+        )
         raise ValueError(f"{folder}: the weights do not fit the configuration ({reason[:200]})") from None

@@ -1,6 +1,7 @@
 """The moves: every architecture is a sequence of them (`layer_types`). Each takes the streams and returns them updated.
 
-Every attention input is normed, keys and values included. Streams that are updated get a feed-forward; `read` leaves it to
+Every attention input is normed, keys and values included. Streams that are updated get a feed-forward; `read` leaves
+it to
 the `think` that follows, as in the plan's layer (cross-attention, self-attention, feed-forward).
 """
 
@@ -10,7 +11,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from concept_encoder.model.attention import Attention, FeedForward, ResidualOutput, WindowedAttention, make_norm
+from concept_encoder.model.attention import (
+    Attention,
+    FeedForward,
+    ResidualOutput,
+    WindowedAttention,
+    make_norm,
+)
 from concept_encoder.model.positions import attention_position
 from concept_encoder.model.registry import Registry
 from concept_encoder.model.streams import Streams
@@ -110,7 +117,10 @@ class Think(Move):
 
 @MOVES.register("write")
 class Write(Move):
-    """Tokens attend to concepts, O(C·N). Source: Perceiver IO output query (arXiv:2107.14795), Luna (arXiv:2106.01540)."""
+    """Tokens attend to concepts, O(C·N).
+
+    Source: Perceiver IO output query (arXiv:2107.14795), Luna (arXiv:2106.01540).
+    """
 
     uses = frozenset({"tokens", "concepts"})
     updates = frozenset({"tokens"})
@@ -134,7 +144,10 @@ class Write(Move):
 
 @MOVES.register("slot")
 class SlotRead(Read):
-    """A read in which concepts compete: softmax over the concepts, then a mean over tokens. Source: Slot Attention (arXiv:2006.15055)."""
+    """A read in which concepts compete: softmax over the concepts, then a mean over tokens.
+
+    Source: Slot Attention (arXiv:2006.15055).
+    """
 
     def forward(self, s: Streams) -> Streams:
         attention = self.attention
@@ -160,7 +173,8 @@ class SlotRead(Read):
 class Exchange(Move):
     """Concepts and tokens attend to each other through one similarity, O(C·N). Source: BiXT (arXiv:2402.12138).
 
-    Each side has one projection for matching and one for values. The kernel runs once a direction, so that the C x N similarity is never kept.
+    Each side has one projection for matching and one for values. The kernel runs once a direction, so that the C x N
+    similarity is never kept.
     """
 
     uses = frozenset({"tokens", "concepts"})
@@ -211,13 +225,11 @@ class Pool(Move):
         update, weights = self.attention(self.norm(x_BMD), keys_BND, s.x_mask_BN, pos_BM, s.x_pos_BN)
         self.record(s, weights)
         x_BMD = x_BMD + update
-        return s.replace(
-            x_BND=x_BMD + self.feed_forward(x_BMD), x_pos_BN=pos_BM, x_mask_BN=mask_BM, full=s.full or s
-        )  # fmt: skip
+        return s.replace(x_BND=x_BMD + self.feed_forward(x_BMD), x_pos_BN=pos_BM, x_mask_BN=mask_BM, full=s.full or s)
 
     @staticmethod
     def halve(s: Streams) -> tuple[Tensor, Tensor, Tensor | None]:
-        """States, positions and mask after pooling: `1 + ceil((N - 1) / 2)` tokens, means over the real ones of a pair."""
+        """States, positions and mask after pooling: `1 + ceil((N - 1) / 2)` tokens, means of the real ones."""
         length = s.x_BND.shape[1]
         real_BN = torch.ones(1, length, device=s.x_BND.device) if s.x_mask_BN is None else s.x_mask_BN.float()
         count_BM = _pairs(real_BN).sum(-1)

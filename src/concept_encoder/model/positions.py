@@ -65,7 +65,8 @@ class LearnedPosition(Position):
 class SinusoidalPosition(Position):
     """Fixed sines and cosines, scaled by one learned number. Source: Transformer, section 3.5 (arXiv:1706.03762).
 
-    The learned scale starts at the size of the other embeddings (arXiv:2212.14034 scales them likewise), so that a table of
+    The learned scale starts at the size of the other embeddings (arXiv:2212.14034 scales them likewise), so that a
+    table of
     ones and zeros does not drown the words at the start.
     """
 
@@ -83,10 +84,10 @@ class SinusoidalPosition(Position):
 
 @POSITIONS.register("rope")
 class RotaryPosition(Position):
-    """Queries and keys turned in proportion to their positions: logits see the distance. Source: RoPE (arXiv:2104.09864).
+    """Queries and keys turned in proportion to their positions: logits see the distance.
 
     In cross-attention it acts only where concepts own positions (`anchored`, `pooled`): turning a free-floating slot
-    by its number would mean nothing to a token.
+    by its number would mean nothing to a token. Source: RoPE (arXiv:2104.09864).
     """
 
     acts_in_attention = True
@@ -105,14 +106,18 @@ class RotaryPosition(Position):
 
 @POSITIONS.register("cope")
 class ContextualPosition(Position):
-    """Positions counted by content: a gate says which keys count, and logits see the count. Source: CoPE (arXiv:2405.18719).
+    """Positions counted by content: a gate says which keys count, and logits see the count.
 
-    The gate of query i and key j is sigmoid(q_i·k_j / √d). The paper is causal, with p_ij the sum of the gates of i over the
+    The gate of query i and key j is sigmoid(q_i·k_j / √d). The paper is causal, with p_ij the sum of the gates of i
+    over the
     keys from j to i; the logit gains q_i·e[p_ij] / √d, with e interpolated between whole positions.
 
-    Not causal, the paper gives no form. Ours, in self-attention: the keys *after* i are counted likewise, from i to j, with
-    a table of their own (as T5, arXiv:1910.10683, keeps separate buckets for both sides), so that the half before i is the paper's.
+    Not causal, the paper gives no form. Ours, in self-attention: the keys *after* i are counted likewise, from i to
+    j, with
+    a table of their own (as T5, arXiv:1910.10683, keeps separate buckets for both sides), so that the half before i
+    is the paper's.
     In `read` the query does not sit among the keys: p_ij counts from the first token to j. Costs O(Q·K) memory.
+    Source: CoPE (arXiv:2405.18719).
     """
 
     acts_in_attention = True

@@ -37,28 +37,68 @@ _ROPE = {"token_position": "rope", "concept_position": "rope"}
 PRESETS = {
     preset.name: preset
     for preset in (
-        Preset("weighted_mlm", "the plan's first model: fixed mixing weights a position", "(read think)*{L}",
-               {"concept_source": "learned", "decoder": "weighted"}),
-        Preset("perceiver_mlm", "the plan's baseline: tokens ask with embedding and position", "(read think)*{L}",
-               {"concept_source": "learned", "decoder": "query_input"}),
-        Preset("perceiver_posonly_mlm", "the same, asking with the position alone", "(read think)*{L}",
-               {"concept_source": "learned", "decoder": "query_position"}),
-        Preset("perceiver_io", "Perceiver IO: one read, then thinking", "read think*{L}",
-               {"concept_source": "learned", "decoder": "query_position"}),
-        Preset("recursive", "one layer, L times, with the same weights", "(read think)^{L}",
-               {"concept_source": "learned", "decoder": "query_position"}),
-        Preset("bixt", "BiXT: concepts and tokens attend to each other; hybrid", "(exchange think)*{L}",
-               {"concept_source": "learned", "decoder": "token_stream", "decoder_layer_types": "write"}),
-        Preset("funnel", "the plan's 3.5: N -> N/2 -> N/4 -> concepts; hybrid", "mix*2 pool mix pool mix think*{L-4}",
-               {"concept_source": "pooled", "decoder": "upsample_residual", **_ROPE}),
-        Preset("anchored", "contextual tokens, concepts that own positions; strict", "mix_local*2 (read think)*{L-2}",
-               {"concept_source": "anchored", "decoder": "upsample", **_ROPE}),
-        Preset("woven", "tokens and concepts take turns; hybrid", "(mix_local read think write)*{L/2}",
-               {"concept_source": "anchored", "decoder": "token_stream", **_ROPE}),
-        Preset("bert", "the matched twin: the same code without concepts", "mix*{L}",
-               {"concept_source": "none", "decoder": "token_stream"}),
+        Preset(
+            "weighted_mlm",
+            "the plan's first model: fixed mixing weights a position",
+            "(read think)*{L}",
+            {"concept_source": "learned", "decoder": "weighted"},
+        ),
+        Preset(
+            "perceiver_mlm",
+            "the plan's baseline: tokens ask with embedding and position",
+            "(read think)*{L}",
+            {"concept_source": "learned", "decoder": "query_input"},
+        ),
+        Preset(
+            "perceiver_posonly_mlm",
+            "the same, asking with the position alone",
+            "(read think)*{L}",
+            {"concept_source": "learned", "decoder": "query_position"},
+        ),
+        Preset(
+            "perceiver_io",
+            "Perceiver IO: one read, then thinking",
+            "read think*{L}",
+            {"concept_source": "learned", "decoder": "query_position"},
+        ),
+        Preset(
+            "recursive",
+            "one layer, L times, with the same weights",
+            "(read think)^{L}",
+            {"concept_source": "learned", "decoder": "query_position"},
+        ),
+        Preset(
+            "bixt",
+            "BiXT: concepts and tokens attend to each other; hybrid",
+            "(exchange think)*{L}",
+            {"concept_source": "learned", "decoder": "token_stream", "decoder_layer_types": "write"},
+        ),
+        Preset(
+            "funnel",
+            "the plan's 3.5: N -> N/2 -> N/4 -> concepts; hybrid",
+            "mix*2 pool mix pool mix think*{L-4}",
+            {"concept_source": "pooled", "decoder": "upsample_residual", **_ROPE},
+        ),
+        Preset(
+            "anchored",
+            "contextual tokens, concepts that own positions; strict",
+            "mix_local*2 (read think)*{L-2}",
+            {"concept_source": "anchored", "decoder": "upsample", **_ROPE},
+        ),
+        Preset(
+            "woven",
+            "tokens and concepts take turns; hybrid",
+            "(mix_local read think write)*{L/2}",
+            {"concept_source": "anchored", "decoder": "token_stream", **_ROPE},
+        ),
+        Preset(
+            "bert",
+            "the matched twin: the same code without concepts",
+            "mix*{L}",
+            {"concept_source": "none", "decoder": "token_stream"},
+        ),
     )
-}  # fmt: skip
+}
 
 
 def preset_config(preset: str, num_layers: int = 6, **fields: Any) -> ConceptEncoderConfig:
@@ -77,7 +117,17 @@ def preset_config(preset: str, num_layers: int = 6, **fields: Any) -> ConceptEnc
 def twin_config(config: ConceptEncoderConfig, num_layers: int) -> ConceptEncoderConfig:
     """The `bert` twin of a concept encoder: the same sizes, vocabulary and token position, no concepts."""
     fields = config.to_diff_dict()
-    for name in ("model_type", "architectures", "transformers_version", "layer_types", "layer_groups", "num_concepts",
-                 "concept_ratio", "concept_position", "decoder_layer_types", "dtype"):  # fmt: skip
+    for name in (
+        "model_type",
+        "architectures",
+        "transformers_version",
+        "layer_types",
+        "layer_groups",
+        "num_concepts",
+        "concept_ratio",
+        "concept_position",
+        "decoder_layer_types",
+        "dtype",
+    ):
         fields.pop(name, None)
     return preset_config("bert", num_layers, **{**fields, **PRESETS["bert"].options})

@@ -113,20 +113,19 @@ class AnchoredSource(Source):
         z_BCD = z_BCD + self.vector + (0 if added is None else added)
         return s.replace(z_BCD=z_BCD, z_pos_BC=z_pos_BC, z_mask_BC=exists_BC)
 
-
     def _shares(self, s: Streams) -> Tensor:
         """The weight of each token in the mean of its chunk, `[B or 1, C, ratio]`; hidden tokens have none."""
-        if s.x_mask_BN is None:
-            mask_BN = torch.ones(1, s.x_BND.shape[1], device=s.x_BND.device)
-        else:
-            mask_BN = s.x_mask_BN.float()
+        mask_BN = torch.ones_like(s.x_BND[:1, :, 0]) if s.x_mask_BN is None else s.x_mask_BN.float()
         real_BCr = _chunks(mask_BN, self.ratio)
         return real_BCr / real_BCr.sum(-1, keepdim=True).clamp(min=1)
 
 
 @SOURCES.register("pooled")
 class PooledSource(Source):
-    """The tokens that `pool` has left become the concepts and own their places. Source: Funnel-Transformer (arXiv:2006.03236)."""
+    """The tokens that `pool` has left become the concepts and own their places.
+
+    Source: Funnel-Transformer (arXiv:2006.03236).
+    """
 
     owns_positions = True
 

@@ -1,6 +1,7 @@
 """Masked language modelling: the recipe's `objective` section, and the collator that hides tokens.
 
-Labels travel as `[B, K]` with their indices, K fixed by the masking budget: the graph is static, and the largest product of the model is
+Labels travel as `[B, K]` with their indices, K fixed by the masking budget: the graph is static, and the largest
+product of the model is
 computed for hidden tokens only.
 """
 
@@ -12,8 +13,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from concept_encoder.data.stream import PLACE
-from concept_encoder.objectives.masking import MASKINGS, replace_tokens
+from concept_encoder.objectives.masking import MASKINGS, PLACE, replace_tokens
 
 IGNORE = -100
 REPLACEMENTS = {"80-10-10": (0.1, 0.1), "mask": (0.0, 0.0)}
@@ -26,7 +26,8 @@ class ObjectiveConfig:
     Attributes:
         masking: which tokens are hidden, see `objectives/masking.py`.
         mask_rate: share of the maskable tokens of a row that are hidden, exactly.
-        replacement: `80-10-10` (BERT: [MASK], random, kept) or `mask` (always [MASK]; arXiv:2202.08005 finds it no worse).
+        replacement: `80-10-10` (BERT: [MASK], random, kept) or `mask` (always [MASK]; arXiv:2202.08005 finds it no
+            worse).
     """
 
     masking: str = "token"
@@ -87,7 +88,7 @@ class MaskedLMCollator:
 
 
 def unigram_loss(counts_V: np.ndarray, rows: Sequence[dict[str, Any]], collator: MaskedLMCollator) -> float:
-    """The held-out loss of always answering with the training frequencies (add-one smoothed): the bar of knowing nothing."""
+    """The held-out loss of always answering with the training frequencies (add-one smoothed): the lowest bar."""
     surprise_V = np.log(counts_V.sum() + len(counts_V)) - np.log(counts_V + 1)
     labels = [collator([row])["labels"] for row in rows]
     asked = torch.cat([label[label != IGNORE] for label in labels]).numpy()

@@ -8,6 +8,7 @@ import numpy as np
 from concept_encoder.model.registry import Registry
 
 MASKINGS = Registry("masking")
+PLACE = "place"  # the key under which a row carries its place in the training stream: the seed of its mask
 
 
 class Masking:

@@ -29,8 +29,14 @@ class RecordCallback(TrainerCallback):
         self.seconds += time.perf_counter() - self.started
         self.steps += 1
 
-    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict | None = None,
-               **_: object) -> None:  # fmt: skip
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict | None = None,
+        **_: object,
+    ) -> None:
         if not state.is_world_process_zero or logs is None or "train_runtime" in logs:
             return
         kept = {name: value for name, value in logs.items() if not name.endswith(("_runtime", "_per_second"))}
@@ -55,10 +61,17 @@ class ProgressCallback(TrainerCallback):
         self.title, self.latest = title, ""
         self.bar: Progress | None = None
 
-    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object) -> None:
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
+    ) -> None:
         if not state.is_world_process_zero:
             return
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[loss]}"))
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[loss]}"),
+        )
         self.bar = Progress(*columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal)
         self.task = self.bar.add_task(self.title, total=state.max_steps, completed=state.global_step, loss="")
         self.bar.start()
@@ -70,8 +83,14 @@ class ProgressCallback(TrainerCallback):
         if not console.is_terminal and state.global_step % max(state.max_steps // 10, 1) == 0:
             console.print(f"{self.title}: step {state.global_step}/{state.max_steps} {self.latest}", highlight=False)
 
-    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict | None = None,
-               **_: object) -> None:  # fmt: skip
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict | None = None,
+        **_: object,
+    ) -> None:
         if self.bar is not None and logs and "loss" in logs:
             self.latest = f"loss {float(logs['loss']):.3f}"
             self.bar.update(self.task, loss=self.latest)

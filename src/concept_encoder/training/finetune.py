@@ -1,28 +1,29 @@
-"""Fine-tuning a checkpoint on a task: from a recipe to a run's folder, with the controls that say whether concepts matter."""
+"""Fine-tuning on a task: from a recipe to a run's folder, with the controls that say whether concepts matter."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
+from datasets import Dataset
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from concept_encoder.data.stream import PLACE, ExampleStream
-from concept_encoder.data.tasks import TaskConfig, TaskData, load_task, tokenize_task
+from concept_encoder.data.tasks import Examples, TaskConfig, TaskData, load_task, tokenize_examples
 from concept_encoder.data.tokenizer import load_tokenizer
 from concept_encoder.errors import UserError
 from concept_encoder.model import ConceptEncoderForSequenceClassification
-from concept_encoder.model.heads import CLASSIFIER_HEADS
 from concept_encoder.model.loading import load_checkpoint, resolve_checkpoint
+from concept_encoder.model.pooling import CLASSIFIER_HEADS
 from concept_encoder.training.model_card import model_card
 from concept_encoder.training.recipe import resolved, section
 from concept_encoder.training.run_folder import RunFolder
 from concept_encoder.training.settings import TrainingConfig
+from concept_encoder.training.stream import ExampleStream
 from concept_encoder.training.trainer import checkpoint_folder, run_trainer
 
-Score = Callable[[TaskData, np.ndarray, np.ndarray], dict[str, float | None]]
+Score = Callable[[Sequence[str], np.ndarray, np.ndarray], dict[str, float | None]]
 
 
 @dataclass(frozen=True)
@@ -63,28 +64,52 @@ class FinetuneRecipe:
         for name in ("objective", "evaluation"):
             if name in sections:
                 raise UserError(f"{name}: fine-tuning has no such section; the task decides it")
-        return cls(section(sections, "model", FinetuneModel), section(sections, "data", TaskConfig),
-                   section(sections, "training", TrainingConfig))  # fmt: skip
+        return cls(
+            section(sections, "model", FinetuneModel),
+            section(sections, "data", TaskConfig),
+            section(sections, "training", TrainingConfig),
+        )
 
 
 class TaskCollator:
-    """Pads texts of a task to a multiple of 8."""
+    """Pads texts of a task to a multiple of 8; pairs that the rows keep apart become `[B, 2, N]`."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase):
         self.tokenizer = tokenizer
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Tensor]:
-        texts = [{name: value for name, value in row.items() if name not in ("labels", PLACE)} for row in rows]
+        texts = [{name: row[name] for name in ("input_ids", "token_type_ids")} for row in rows]
+        apart = isinstance(texts[0]["input_ids"][0], list)
+        if apart:
+            texts = [{name: text[name][side] for name in text} for text in texts for side in (0, 1)]
         batch = dict(self.tokenizer.pad(texts, pad_to_multiple_of=8, return_tensors="pt"))
+        if apart:
+            batch = {name: values.unflatten(0, (-1, 2)) for name, values in batch.items()}
         batch["labels"] = torch.tensor([row["labels"] for row in rows])
         return batch
 
 
-def finetune(recipe: FinetuneRecipe, score: Score, task: TaskData | None = None, title: str = "finetune") -> dict[str, Any]:
+def _tokenize(examples: Examples, tokenizer: PreTrainedTokenizerBase, max_length: int, separate: bool) -> Dataset:
+    if not separate:
+        return tokenize_examples(examples, tokenizer, max_length)
+    if examples.pairs is None:
+        raise UserError("model.classifier_head: 'pair' compares two texts, but the task has one; use 'via_decoder'")
+    sides = [
+        tokenize_examples(Examples(texts, None, examples.labels), tokenizer, max_length)
+        for texts in (examples.texts, examples.pairs)
+    ]
+    names = ("input_ids", "token_type_ids")
+    columns = {name: [list(both) for both in zip(*(side[name] for side in sides))] for name in names}
+    return Dataset.from_dict({**columns, "labels": examples.labels})
+
+
+def finetune(
+    recipe: FinetuneRecipe, score: Score, task: TaskData | None = None, title: str = "finetune"
+) -> dict[str, Any]:
     """Train on a task and write the run's folder. Returns `result.json`.
 
     Args:
-        score: metrics of `(task, predictions, labels)`; given by the caller, as evaluation is another room.
+        score: the metrics of that name of `(predictions, labels)`; given by the caller, as evaluation is another room.
         task: the task's data, when several runs share them; otherwise loaded from `recipe.data`.
     """
     checkpoint = resolve_checkpoint(recipe.model.checkpoint)
@@ -95,7 +120,9 @@ def finetune(recipe: FinetuneRecipe, score: Score, task: TaskData | None = None,
     run = RunFolder(recipe.training.output_dir, plain, recipe.training.seed)
     if run.result is not None:
         return run.result
-    rows = {split: tokenize_task(task, split, tokenizer, recipe.data.max_length) for split in ("train", "validation")}
+    separate = CLASSIFIER_HEADS[recipe.model.classifier_head].separate_texts
+    sides = {"train": task.train, "validation": task.validation}
+    rows = {side: _tokenize(examples, tokenizer, recipe.data.max_length, separate) for side, examples in sides.items()}
     training = recipe.training
     if training.threads:
         torch.set_num_threads(training.threads)
@@ -103,7 +130,11 @@ def finetune(recipe: FinetuneRecipe, score: Score, task: TaskData | None = None,
     per_epoch = max(len(rows["train"]) // training.batch_size, 1)
     collator = TaskCollator(tokenizer)
     trainer, _ = run_trainer(
-        model, run, replace(training, eval_every=training.eval_every or per_epoch), steps, title,
+        model,
+        run,
+        replace(training, eval_every=training.eval_every or per_epoch),
+        steps,
+        title,
         tokens_per_step=None,
         train_dataset=ExampleStream(rows["train"], steps * training.batch_size, training.seed),
         eval_dataset=ExampleStream(rows["validation"], len(rows["validation"]), None),
@@ -111,15 +142,15 @@ def finetune(recipe: FinetuneRecipe, score: Score, task: TaskData | None = None,
         eval_collator=collator,
         processing_class=tokenizer,
         model_card=lambda state: model_card(model.config, plain, state.log_history),
-    )  # fmt: skip
+    )
     labels = np.asarray(rows["validation"]["labels"])
     result = {
         "verb": "finetune",
         "task": task.name,
         "classifier_head": recipe.model.classifier_head,
-        "examples": {split: len(rows[split]) for split in rows},
-        "scores": score(task, predict(model, rows["validation"], collator), labels),
-        "controls": concept_controls(model, rows["validation"], collator, lambda found: score(task, found, labels)),
+        "examples": {side: len(rows[side]) for side in rows},
+        "scores": score(task.metrics, predict(model, rows["validation"], collator), labels),
+        "controls": concept_controls(model, rows["validation"], collator, lambda found: score(task.metrics, found, labels)),
         "steps": steps,
         "checkpoint": str(checkpoint_folder(training.output_dir).relative_to(training.output_dir)),
     }
@@ -128,23 +159,33 @@ def finetune(recipe: FinetuneRecipe, score: Score, task: TaskData | None = None,
     return result
 
 
-def _load_classifier(recipe: FinetuneRecipe, checkpoint: Any, task: TaskData) -> ConceptEncoderForSequenceClassification:
+def _load_classifier(
+    recipe: FinetuneRecipe, checkpoint: Any, task: TaskData
+) -> ConceptEncoderForSequenceClassification:
     regression = task.kind == "regression"
     names = ["score"] if regression else list(task.label_names)
     torch.manual_seed(recipe.training.seed)
     model = load_checkpoint(
-        ConceptEncoderForSequenceClassification, checkpoint, **recipe.model.fields(),
-        num_labels=len(names), id2label=dict(enumerate(names)), label2id={name: i for i, name in enumerate(names)},
+        ConceptEncoderForSequenceClassification,
+        checkpoint,
+        **recipe.model.fields(),
+        num_labels=len(names),
+        id2label=dict(enumerate(names)),
+        label2id={name: i for i, name in enumerate(names)},
         problem_type="regression" if regression else "single_label_classification",
-    )  # fmt: skip
+    )
     if recipe.data.max_length > model.config.max_position_embeddings:
-        raise UserError(f"data.max_length: {recipe.data.max_length} tokens exceed the checkpoint's "
-                        f"{model.config.max_position_embeddings}; set data.max_length={model.config.max_position_embeddings}")  # fmt: skip
+        longest = model.config.max_position_embeddings
+        raise UserError(
+            f"data.max_length: {recipe.data.max_length} tokens exceed the checkpoint's {longest}; set data.max_length={longest}"
+        )
     return model
 
 
 @torch.no_grad()
-def predict(model: torch.nn.Module, rows: Any, collator: TaskCollator, batch_size: int = 64, **inputs: Any) -> np.ndarray:
+def predict(
+    model: torch.nn.Module, rows: Any, collator: TaskCollator, batch_size: int = 64, **inputs: Any
+) -> np.ndarray:
     """Predicted classes `[T]`, or numbers for regression, of tokenised texts in order."""
     model.eval()
     found = []
@@ -156,12 +197,19 @@ def predict(model: torch.nn.Module, rows: Any, collator: TaskCollator, batch_siz
     return torch.cat(found).numpy()
 
 
-def concept_controls(model: Any, rows: Any, collator: TaskCollator, score: Callable[[np.ndarray], dict]) -> dict[str, Any]:
+def concept_controls(
+    model: Any, rows: Any, collator: TaskCollator, score: Callable[[np.ndarray], dict]
+) -> dict[str, Any]:
     """The same scores after the concepts are exchanged between texts and after they are set to zero.
 
     A head that keeps its score here does not use the concepts. Empty for a model without concepts.
     """
     if model.config.concept_source == "none":
         return {}
-    changes = {"concepts_shuffled": lambda z_BCD, mask: z_BCD.roll(1, 0), "concepts_zeroed": lambda z_BCD, mask: 0 * z_BCD}
-    return {name: score(predict(model, rows, collator, concept_intervention=change)) for name, change in changes.items()}
+    changes = {
+        "concepts_shuffled": lambda z_BCD, mask: z_BCD.roll(1, 0),
+        "concepts_zeroed": lambda z_BCD, mask: 0 * z_BCD,
+    }
+    return {
+        name: score(predict(model, rows, collator, concept_intervention=change)) for name, change in changes.items()
+    }

@@ -18,7 +18,8 @@ def model_card(config: ConceptEncoderConfig, recipe: dict[str, Any], log: list[d
 
 # Concept encoder
 
-A text encoder with a concept bottleneck: `{format_layout(config.layer_types)}`, concepts from `{config.concept_source}`,
+A text encoder with a concept bottleneck: `{format_layout(config.layer_types)}`, concepts from
+`{config.concept_source}`,
 decoder `{config.decoder}` ({" ".join(config.decoder_layer_types) or "no layers"}), width {config.hidden_size},
 {config.num_attention_heads} heads, vocabulary {config.vocab_size}, at most {config.max_position_embeddings} tokens.
 

@@ -8,7 +8,7 @@ from concept_encoder.training.settings import TrainingConfig
 
 
 def parameter_groups(model: nn.Module) -> dict[str, list[nn.Parameter]]:
-    """Parameters by how they should be stepped: `matrices` of layers, `tables` and heads, and `vectors` (norms, biases)."""
+    """Parameters by how they are stepped: `matrices` of layers, `tables` and heads, and `vectors` (norms, biases)."""
     tables = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
     groups: dict[str, list[nn.Parameter]] = {"matrices": [], "tables": [], "vectors": []}
     for name, parameter in model.named_parameters():
@@ -16,7 +16,9 @@ def parameter_groups(model: nn.Module) -> dict[str, list[nn.Parameter]]:
             continue
         if parameter.ndim < 2:
             groups["vectors"].append(parameter)
-        elif id(parameter) in tables or parameter.ndim != 2 or name.startswith("classifier") or name.endswith("vectors"):
+        elif (
+            id(parameter) in tables or parameter.ndim != 2 or name.startswith("classifier") or name.endswith("vectors")
+        ):
             groups["tables"].append(parameter)
         else:
             groups["matrices"].append(parameter)
@@ -30,13 +32,24 @@ def make_optimizer(model: nn.Module, config: TrainingConfig) -> Optimizer:
     fused = all(parameter.device.type in ("cuda", "cpu") for parameter in model.parameters())
     if config.optimizer == "adamw":
         decayed = {"params": groups["matrices"] + groups["tables"], "weight_decay": config.weight_decay}
-        return AdamW([decayed, {"params": groups["vectors"], "weight_decay": 0.0}], lr=config.learning_rate,
-                     betas=betas, fused=fused)  # fmt: skip
-    muon = Muon(groups["matrices"], lr=config.learning_rate, weight_decay=config.weight_decay,
-                adjust_lr_fn="match_rms_adamw")  # fmt: skip
-    adamw = AdamW([{"params": groups["tables"], "weight_decay": config.weight_decay},
-                   {"params": groups["vectors"], "weight_decay": 0.0}],
-                  lr=config.adamw_learning_rate, betas=betas, fused=fused)  # fmt: skip
+        return AdamW(
+            [decayed, {"params": groups["vectors"], "weight_decay": 0.0}],
+            lr=config.learning_rate,
+            betas=betas,
+            fused=fused,
+        )
+    muon = Muon(
+        groups["matrices"], lr=config.learning_rate, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw"
+    )
+    adamw = AdamW(
+        [
+            {"params": groups["tables"], "weight_decay": config.weight_decay},
+            {"params": groups["vectors"], "weight_decay": 0.0},
+        ],
+        lr=config.adamw_learning_rate,
+        betas=betas,
+        fused=fused,
+    )
     return JointOptimizer([muon, adamw])
 
 

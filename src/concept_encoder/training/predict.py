@@ -22,6 +22,10 @@ def fill_masks(
         logits_NV = model(**batch).logits[0]
         masks = (batch["input_ids"][0] == tokenizer.mask_token_id).nonzero()[:, 0]
         likely = logits_NV[masks, : len(tokenizer)].float().softmax(-1).topk(min(top, len(tokenizer)))
-        answers.append([[(tokenizer.decode([token]).strip(), share) for token, share in zip(ids, shares)]
-                        for ids, shares in zip(likely.indices.tolist(), likely.values.tolist())])  # fmt: skip
+        answers.append(
+            [
+                [(tokenizer.decode([token]).strip(), share) for token, share in zip(ids, shares)]
+                for ids, shares in zip(likely.indices.tolist(), likely.values.tolist())
+            ]
+        )
     return answers

@@ -8,7 +8,6 @@ import torch
 
 from concept_encoder.data.corpus import DataConfig
 from concept_encoder.data.packing import PreparedCorpus, prepare
-from concept_encoder.data.stream import ExampleStream
 from concept_encoder.data.tokenizer import padded_vocab_size
 from concept_encoder.errors import UserError
 from concept_encoder.model import ConceptEncoderConfig, ConceptEncoderForMaskedLM
@@ -17,6 +16,7 @@ from concept_encoder.training.model_card import model_card
 from concept_encoder.training.recipe import model_config, resolved, section
 from concept_encoder.training.run_folder import RunFolder
 from concept_encoder.training.settings import TrainingConfig
+from concept_encoder.training.stream import ExampleStream
 from concept_encoder.training.trainer import checkpoint_folder, run_trainer
 
 _EVAL_SEED = 20_101  # the held-out masks are the same for every run, whatever its seed
@@ -40,11 +40,15 @@ class PretrainRecipe:
         if "checkpoint" in model:
             raise UserError("model.checkpoint: pretraining starts from new weights; it belongs to finetune")
         data = section(sections, "data", DataConfig)
-        recipe = cls(model, data, section(sections, "objective", ObjectiveConfig), section(sections, "training", TrainingConfig))
+        recipe = cls(
+            model, data, section(sections, "objective", ObjectiveConfig), section(sections, "training", TrainingConfig)
+        )
         config = model_config(model, **recipe.model_defaults())
         if data.sequence_length > config.max_position_embeddings:
-            raise UserError(f"data.sequence_length: {data.sequence_length} tokens exceed model.max_position_embeddings "
-                            f"{config.max_position_embeddings}; raise the latter or shorten the former")  # fmt: skip
+            raise UserError(
+                f"data.sequence_length: {data.sequence_length} tokens exceed model.max_position_embeddings "
+                f"{config.max_position_embeddings}; raise the latter or shorten the former"
+            )
         return recipe
 
     def model_defaults(self) -> dict[str, Any]:
@@ -75,7 +79,11 @@ def pretrain(recipe: PretrainRecipe, corpus: PreparedCorpus | None = None, title
     )
     held_out = _held_out(corpus, training)
     trainer, record = run_trainer(
-        model, run, training, steps, title,
+        model,
+        run,
+        training,
+        steps,
+        title,
         tokens_per_step=training.batch_size * length,
         train_dataset=ExampleStream(corpus.train, steps * training.batch_size, training.seed),
         eval_dataset=held_out,
@@ -83,7 +91,7 @@ def pretrain(recipe: PretrainRecipe, corpus: PreparedCorpus | None = None, title
         eval_collator=eval_collator,
         processing_class=corpus.tokenizer,
         model_card=lambda state: model_card(config, plain, state.log_history),
-    )  # fmt: skip
+    )
     result = {
         "verb": "pretrain",
         "eval_loss": trainer.final_eval_loss(),

@@ -45,7 +45,9 @@ def model_config(fields: Mapping[str, Any] | None, **defaults: Any) -> ConceptEn
     if preset is not None and preset not in PRESETS:
         raise UserError(f"model.preset: no preset is called {preset!r}; {nearest(str(preset), PRESETS)}")
     if preset is None and num_layers is not None:
-        raise UserError("model.num_layers: counts the layers of a preset; give model.preset, or model.layer_types alone")
+        raise UserError(
+            "model.num_layers: counts the layers of a preset; give model.preset, or model.layer_types alone"
+        )
     merged = {**defaults, **fields}
     try:
         if preset is None:
@@ -60,8 +62,10 @@ def model_config(fields: Mapping[str, Any] | None, **defaults: Any) -> ConceptEn
 
 def resolved(**sections: Any) -> dict[str, Any]:
     """Sections as plain values, as they go into a run's recipe.yaml: what was meant, defaults included."""
-    return {name: _plain(dataclasses.asdict(part) if dataclasses.is_dataclass(part) else part)
-            for name, part in sections.items()}  # fmt: skip
+    return {
+        name: _plain(dataclasses.asdict(part) if dataclasses.is_dataclass(part) else part)
+        for name, part in sections.items()
+    }
 
 
 def _plain(value: Any) -> Any:

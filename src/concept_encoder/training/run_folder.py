@@ -1,6 +1,7 @@
 """A run's folder is its record: everything else is computed from it and can be thrown away.
 
-`recipe.yaml` (resolved) · `environment.json` · `metrics.jsonl` (append-only, one JSON a line) · `result.json` · `checkpoints/`
+`recipe.yaml` (resolved) · `environment.json` · `metrics.jsonl` (append-only, one JSON a line) · `result.json` ·
+`checkpoints/`
 """
 
 import json
@@ -56,7 +57,9 @@ class RunFolder:
         if file.is_file():
             difference = _first_difference(yaml.safe_load(file.read_text(encoding="utf-8")), recipe)
             if difference:
-                raise UserError(f"training.output_dir: {self.path} holds another run ({difference}); choose another folder")
+                raise UserError(
+                    f"training.output_dir: {self.path} holds another run ({difference}); choose another folder"
+                )
         elif self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
             raise UserError(f"training.output_dir: {self.path} holds something else than a run; choose an empty folder")
         else:

@@ -20,7 +20,8 @@ class TrainingConfig:
         max_steps: optimiser steps; 0 means that `epochs` decides.
         epochs: passes over the data when `max_steps` is 0.
         batch_size: texts (or packed rows) in one optimiser step, over all devices.
-        micro_batch_size: texts on one device at a time; None means all of `batch_size`. Accumulation follows from the two.
+        micro_batch_size: texts on one device at a time; None means all of `batch_size`. Accumulation follows from the
+            two.
         learning_rate: of AdamW, or of Muon's matrices when `optimizer` is muon.
         adamw_learning_rate: with muon, the rate for embeddings, norms and heads.
         weight_decay: on matrices only. 0.1 keeps Muon from diverging on concept models.
@@ -92,7 +93,9 @@ def training_arguments(config: TrainingConfig, steps: int, world_size: int = 1) 
         raise ValueError(f"batch_size: {config.batch_size} is not divisible by {world_size} processes")
     micro = min(config.micro_batch_size or per_device, per_device)
     if per_device % micro:
-        raise ValueError(f"micro_batch_size: {micro} does not divide the {per_device} texts of each of {world_size} processes")
+        raise ValueError(
+            f"micro_batch_size: {micro} does not divide the {per_device} texts of each of {world_size} processes"
+        )
     return TrainingArguments(
         output_dir=str(config.output_dir / "checkpoints"),
         seed=config.seed,

@@ -1,4 +1,4 @@
-"""The one `transformers.Trainer` subclass: our order of examples, our optimisers, and checkpoints that are whole or absent."""
+"""The one `transformers.Trainer` subclass: our order of examples, our optimisers, checkpoints whole or absent."""
 
 import errno
 import os
@@ -70,7 +70,7 @@ class ConceptTrainer(Trainer):
         return str(self._saving)
 
     def _save_checkpoint(self, model: nn.Module, trial: object) -> None:
-        """Write the checkpoint aside and rename it when it is complete: a kill or a full disk leaves the last one valid."""
+        """Write the checkpoint aside and rename it when complete: a kill or a full disk leaves the last one valid."""
         name = f"checkpoint-{self.state.global_step}"
         try:
             super()._save_checkpoint(model, trial)
@@ -79,8 +79,11 @@ class ConceptTrainer(Trainer):
         except Exception as error:
             shutil.rmtree(self._saving, ignore_errors=True)
             if getattr(error, "errno", None) == errno.ENOSPC or any(text in str(error) for text in _NO_SPACE):
-                raise UserError(f"training.output_dir: no space left in {self.config.output_dir} while saving {name}; "
-                                "free some and run the same command again, earlier checkpoints are whole") from error  # fmt: skip
+                raise UserError(
+                    f"training.output_dir: no space left in {self.config.output_dir} while saving {name}; "
+                    "free some and run the same command again, earlier checkpoints are whole"
+                ) from error
+
             raise
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
@@ -93,15 +96,21 @@ class ConceptTrainer(Trainer):
 
 
 def run_trainer(
-    model: nn.Module, run: RunFolder, config: TrainingConfig, steps: int, title: str, tokens_per_step: int | None,
+    model: nn.Module,
+    run: RunFolder,
+    config: TrainingConfig,
+    steps: int,
+    title: str,
+    tokens_per_step: int | None,
     **trainer_options: Any,
-) -> tuple[ConceptTrainer, RecordCallback]:  # fmt: skip
+) -> tuple[ConceptTrainer, RecordCallback]:
     """Train to the end, from the last checkpoint if the run has one. Returns the trainer and the record of rates."""
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     arguments = training_arguments(config, steps, world_size)
     record = RecordCallback(run, tokens_per_step)
-    trainer = ConceptTrainer(model=model, args=arguments, config=config, callbacks=[record, ProgressCallback(title)],
-                             **trainer_options)  # fmt: skip
+    trainer = ConceptTrainer(
+        model=model, args=arguments, config=config, callbacks=[record, ProgressCallback(title)], **trainer_options
+    )
     trainer.remove_callback(PrinterCallback)
     shutil.rmtree(config.output_dir / "checkpoints" / ".saving", ignore_errors=True)
     checkpoints = list_checkpoints(config.output_dir)

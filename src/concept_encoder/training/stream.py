@@ -1,6 +1,7 @@
 """The order of training examples: epochs in sequence, each shuffled anew, as one long indexable stream.
 
-Everything random about an example follows from its place in the stream, so that resuming, the number of loader workers and the number of
+Everything random about an example follows from its place in the stream, so that resuming, the number of loader
+workers and the number of
 processes change nothing.
 """
 
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 from torch.utils.data import Dataset
 
-PLACE = "place"  # the key under which an example carries its place in the stream
+from concept_encoder.objectives.masking import PLACE
 
 
 class ExampleStream(Dataset):

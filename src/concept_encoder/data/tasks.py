@@ -1,0 +1,236 @@
+"""The data of a fine-tuning run: rows of a named task, or of files of your own, as texts and labels."""
+
+import logging
+import math
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import datasets
+from transformers import PreTrainedTokenizerFast
+
+from concept_encoder.data import quickstart
+from concept_encoder.data.sources import Row, read_table
+from concept_encoder.data.split import is_held_out, share
+from concept_encoder.data.task_table import TASKS, Kind, Task
+from concept_encoder.errors import UserError, nearest
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TaskConfig:
+    """The `data` section of a fine-tuning recipe: a named task, or files of your own.
+
+    Attributes:
+        task: a name of `TASKS`; leave it out when `train` is given.
+        train: a file or folder of your own.
+        validation: the held-out file beside `train`; with a named task, the split to score on.
+        text: the column of the text (own files).
+        text_pair: the column of the second text, for tasks on pairs (own files).
+        label: the column of the label (own files).
+        kind: classification or regression (own files).
+        validation_fraction: share of the training rows held out, by a hash of their text, if nothing else is.
+        max_length: longest input in tokens; more is cut off.
+        max_examples: use no more than so many examples of each side, chosen by a hash of their text.
+    """
+
+    task: str | None = None
+    train: str | None = None
+    validation: str | None = None
+    text: str = "text"
+    text_pair: str | None = None
+    label: str = "label"
+    kind: Kind = "classification"
+    validation_fraction: float = 0.1
+    max_length: int = 128
+    max_examples: int | None = None
+
+    def __post_init__(self) -> None:
+        if (self.task is None) == (self.train is None):
+            raise ValueError("task: name a task, or give your own files as train (and validation)")
+        if self.task is not None and self.task not in TASKS:
+            raise ValueError(f"task: no task {self.task!r}; {nearest(self.task, TASKS)}")
+        if not 0 < self.validation_fraction < 1:
+            raise ValueError(f"validation_fraction: {self.validation_fraction} is not inside (0, 1); try 0.1")
+        if self.max_length < 4:
+            raise ValueError(f"max_length: {self.max_length} is too short; give 4 tokens or more")
+        if self.max_examples is not None and self.max_examples < 1:
+            raise ValueError(f"max_examples: {self.max_examples} is below 1; leave it out to use all")
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Texts and their labels, column by column. Labels are class numbers, or floats for regression."""
+
+    texts: list[str]
+    pairs: list[str] | None
+    labels: list[int] | list[float]
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+
+@dataclass(frozen=True)
+class TaskData:
+    """A task, read: `label_names` by class number (None for regression); `metrics`, the main one first.
+
+    `unlabeled` counts the rows left out because their label was empty or -1, as the hub marks unlabeled rows.
+    """
+
+    name: str
+    kind: Kind
+    metrics: tuple[str, ...]
+    train: Examples
+    validation: Examples
+    label_names: list[str] | None
+    unlabeled: int
+
+
+@dataclass(frozen=True)
+class _Record:
+    where: str
+    text: str
+    pair: str | None
+    label: Any
+
+
+def load_task(config: TaskConfig) -> TaskData:
+    """Read the task of `config`.
+
+    Raises `UserError`, with file and line, for rows that do not fit the task: a missing column or text, a
+    label that is no number in regression or that training lacks in classification, one class, an empty side.
+    """
+    task = _own(config) if config.task is None else TASKS[config.task]
+    sides = _sides(task, config)
+    labeled = [[record for record in records if not _is_unlabeled(record.label, task.kind)] for records in sides]
+    unlabeled = sum(map(len, sides)) - sum(map(len, labeled))
+    if unlabeled:
+        logger.warning("%s: left out %d rows whose label is empty or -1 (unlabeled)", task.name, unlabeled)
+    for side, records in zip(("training", "validation"), labeled):
+        if not records:
+            raise UserError(f"{task.name}: no labeled {side} rows; give more data, or data.validation")
+    train, validation = labeled
+    if task.kind == "regression":
+        names, labels = None, [[_number(record, task) for record in records] for records in labeled]
+    else:
+        names, labels = _classes(task, train, validation)
+    return TaskData(
+        name=task.name,
+        kind=task.kind,
+        metrics=task.metrics,
+        train=_examples(train, labels[0], config.max_examples),
+        validation=_examples(validation, labels[1], config.max_examples),
+        label_names=names,
+        unlabeled=unlabeled,
+    )
+
+
+def tokenize_examples(examples: Examples, tokenizer: PreTrainedTokenizerFast, max_length: int) -> datasets.Dataset:
+    """Columns input_ids, attention_mask, token_type_ids (each of its text's length) and labels.
+
+    Cut at `max_length`, a pair at the longer text. Padding is left to the collator. "[SEP]" written in a text
+    is plain text.
+    """
+    columns = tokenizer(
+        examples.texts,
+        examples.pairs,
+        truncation="longest_first",
+        max_length=max_length,
+        split_special_tokens=True,
+        return_attention_mask=True,
+        return_token_type_ids=True,
+    )
+    return datasets.Dataset.from_dict({**columns, "labels": examples.labels})
+
+
+def _own(config: TaskConfig) -> Task:
+    metrics = ("accuracy", "macro_f1") if config.kind == "classification" else ("pearson", "spearman")
+    name = Path(config.train).name
+    return Task(name, config.train, None, config.text, config.text_pair, config.label, config.kind, metrics)
+
+
+def _sides(task: Task, config: TaskConfig) -> tuple[list[_Record], list[_Record]]:
+    """The rows to train on and those to score on."""
+    if task.source == quickstart.NAME:
+        rows = ([Row(f"{task.name}:{row.title}", row._asdict()) for row in side] for side in quickstart.topics())
+        train, validation = (_records(task, side) for side in rows)
+        return train, validation
+    columns = [column for column in (task.text, task.text_pair, task.label) if column is not None]
+    train = _records(task, read_table(task.source, columns, config=task.config))
+    split = config.validation or task.validation
+    if config.train is not None and config.validation is not None:
+        return train, _records(task, read_table(config.validation, columns))
+    if config.train is None and split is not None:
+        return train, _records(task, read_table(task.source, columns, config=task.config, split=split))
+    held_out = [record for record in train if is_held_out(record.text, config.validation_fraction)]
+    return [record for record in train if not is_held_out(record.text, config.validation_fraction)], held_out
+
+
+def _records(task: Task, rows: Iterable[Row]) -> list[_Record]:
+    records = []
+    for where, values in rows:
+        texts = [values[column] for column in (task.text, task.text_pair) if column is not None]
+        for column, text in zip((task.text, task.text_pair), texts):
+            if not isinstance(text, str):
+                raise UserError(f"{where}: column {column!r} holds {text!r}, expected text")
+        records.append(_Record(where, texts[0], texts[1] if task.text_pair else None, values[task.label]))
+    return records
+
+
+def _is_unlabeled(label: Any, kind: Kind) -> bool:
+    if label is None or (isinstance(label, str) and not label.strip()):
+        return True
+    return kind == "classification" and label in (-1, "-1")
+
+
+def _number(record: _Record, task: Task) -> float:
+    try:
+        number = float(record.label)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not math.isfinite(number):
+        problem = f"column {task.label!r} holds {record.label!r}, expected a number"
+        raise UserError(f"{record.where}: {problem}; classes need data.kind=classification")
+    return number
+
+
+def _classes(task: Task, train: list[_Record], validation: list[_Record]) -> tuple[list[str], list[list[int]]]:
+    """Names of the classes, and the class numbers of both sides."""
+    values = [[_class_value(record, task) for record in records] for records in (train, validation)]
+    if task.label_names:
+        known: list[Any] = list(range(len(task.label_names)))
+    else:  # numbers in the order of numbers, names in that of the alphabet
+        known = sorted(set(values[0]), key=lambda value: (isinstance(value, str), value))
+    number = {value: i for i, value in enumerate(known)}
+    for record, value in zip([*train, *validation], [*values[0], *values[1]]):
+        if value not in number:
+            problem = f"label {value!r} is not among those of training"
+            raise UserError(f"{record.where}: {problem}: {', '.join(map(str, known[:20]))}")
+    if len(set(values[0])) < 2:
+        only = values[0][0]
+        raise UserError(f"{task.name}: every training row has the label {only!r}; give two classes or more")
+    return list(map(str, task.label_names or known)), [[number[value] for value in side] for side in values]
+
+
+def _class_value(record: _Record, task: Task) -> int | str:
+    """A label as it is meant: 1, 1.0, true and "1" are the number 1, which JSON and CSV write differently."""
+    label = record.label
+    if isinstance(label, str):
+        label = label.strip()
+        return int(label) if re.fullmatch(r"-?\d{1,9}", label) and str(int(label)) == label else label
+    if isinstance(label, int | float) and math.isfinite(label) and label == int(label):
+        return int(label)
+    problem = f"column {task.label!r} holds {label!r}, which is no class"
+    raise UserError(f"{record.where}: {problem}; numbers to predict need data.kind=regression")
+
+
+def _examples(records: list[_Record], labels: list[int] | list[float], limit: int | None) -> Examples:
+    """All examples, or the `limit` of them with the smallest hash: a file may be sorted by its labels."""
+    chosen = range(len(records))
+    if limit is not None and limit < len(records):
+        chosen = sorted(chosen, key=lambda i: share(records[i].text + (records[i].pair or "")))[:limit]
+    texts, pairs = [records[i].text for i in chosen], [records[i].pair for i in chosen]
+    return Examples(texts, None if pairs[0] is None else pairs, [labels[i] for i in chosen])

@@ -1,0 +1,170 @@
+import json
+
+import pytest
+
+from concept_encoder.data.task_table import TASKS
+from concept_encoder.data.tasks import TaskConfig, load_task, tokenize_examples
+from concept_encoder.data.tokenizer import train_tokenizer
+from concept_encoder.errors import UserError
+
+
+@pytest.fixture
+def jsonl(tmp_path):
+    def write(name, rows):
+        path = tmp_path / name
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return str(path)
+
+    return write
+
+
+def rows(labels, **extra):
+    return [{"text": f"text number {i}", "label": label, **extra} for i, label in enumerate(labels)]
+
+
+def error(**options) -> str:
+    with pytest.raises(UserError) as caught:
+        load_task(TaskConfig(**options))
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_a_named_task(tiny_mirror):
+    columns = {"sentence1": ["a", "b", "c"], "sentence2": ["d", "e", "f"], "label": [0, 1, -1]}
+    for split in ("train", "validation"):
+        tiny_mirror(f"nyu-mll/glue/mrpc/{split}", columns)
+    data = load_task(TaskConfig(task="mrpc"))
+    assert data.train.texts == ["a", "b"]
+    assert data.train.pairs == ["d", "e"]
+    assert data.train.labels == [0, 1]
+    assert data.label_names == ["not_equivalent", "equivalent"]
+    assert data.metrics == ("f1", "accuracy")
+    assert data.unlabeled == 2
+
+
+def test_a_regression_task_and_a_split_of_choice(tiny_mirror):
+    columns = {"sentence1": ["a", "b"], "sentence2": ["c", "d"], "label": [0.5, 5.0]}
+    for split in ("train", "test"):
+        tiny_mirror(f"nyu-mll/glue/stsb/{split}", columns)
+    data = load_task(TaskConfig(task="stsb", validation="test"))
+    assert data.label_names is None
+    assert data.validation.labels == [0.5, 5.0]
+
+
+def test_a_task_without_a_validation_split_holds_some_out(tiny_mirror):
+    texts = [f"review {i}" for i in range(100)]
+    tiny_mirror("stanfordnlp/imdb/plain_text/train", {"text": texts, "label": [0, 1] * 50})
+    data = load_task(TaskConfig(task="imdb"))
+    assert 0 < len(data.validation) < 30
+    assert sorted(data.train.texts + data.validation.texts) == sorted(texts)
+
+
+def test_the_table_is_sound():
+    for name, task in TASKS.items():
+        assert task.name == name
+        assert task.metrics
+        assert (task.kind == "regression") <= (task.label_names is None)
+
+
+@pytest.mark.parametrize(
+    ("labels", "names", "numbers"),
+    [
+        (["good", "bad", "good"], ["bad", "good"], [1, 0, 1]),
+        ([10, 2, 2], ["2", "10"], [1, 0, 0]),
+        (["10", "2", "2"], ["2", "10"], [1, 0, 0]),
+        ([True, False, True], ["0", "1"], [1, 0, 1]),
+        ([1.0, 0.0, 1.0], ["0", "1"], [1, 0, 1]),
+    ],
+)
+def test_labels_of_own_files(jsonl, labels, names, numbers):
+    path = jsonl("train.jsonl", rows(labels))
+    data = load_task(TaskConfig(train=path, validation=path))
+    assert data.label_names == names
+    assert data.train.labels == numbers
+    assert data.name == "train.jsonl"
+
+
+def test_csv_labels_and_column_names(tmp_path):
+    path = tmp_path / "train.csv"
+    path.write_text("a,b,score\nx,y,1.5\nz,w,\nz,v,2\n")
+    options = {"train": str(path), "validation": str(path), "text": "a", "text_pair": "b", "label": "score"}
+    data = load_task(TaskConfig(**options, kind="regression"))
+    assert data.train.labels == [1.5, 2.0]
+    assert data.train.pairs == ["y", "v"]
+    assert data.unlabeled == 2
+
+
+def test_max_examples_and_hold_out_are_fixed(jsonl):
+    many = rows([0, 1] * 100)
+    first = load_task(TaskConfig(train=jsonl("a.jsonl", many), max_examples=10))
+    second = load_task(TaskConfig(train=jsonl("b.jsonl", many[::-1]), max_examples=10))
+    assert len(first.train) == len(first.validation) == 10
+    assert set(first.train.texts) == set(second.train.texts)
+    assert not set(first.train.texts) & set(first.validation.texts)
+
+
+@pytest.mark.parametrize(
+    ("train", "options", "expected"),
+    [
+        (
+            rows(["good", "bad"]),
+            {"kind": "regression"},
+            "train.jsonl:1: column 'label' holds 'good', expected a number",
+        ),
+        (rows([0.5, 1.0]), {}, "train.jsonl:1: column 'label' holds 0.5, which is no class"),
+        (rows([[1], [2]]), {}, "holds [1], which is no class"),
+        (rows([1, 1]), {}, "every training row has the label 1"),
+        (rows([0, 1]), {"label": "class"}, "no column 'class'; columns: text, label"),
+        (rows([0, 1]), {"text": "label"}, "column 'label' holds 0, expected text"),
+        (rows([None, -1]), {}, "no labeled training rows"),
+        (rows([0, 1]), {"validation_fraction": 1e-9, "validation": None}, "no labeled validation rows"),
+    ],
+)
+def test_errors(jsonl, train, options, expected):
+    path = jsonl("train.jsonl", train)
+    assert expected in error(**{"train": path, "validation": path, **options})
+
+
+def test_a_label_unseen_in_training(jsonl):
+    train, validation = jsonl("train.jsonl", rows(["a", "b"])), jsonl("held.jsonl", rows(["a", "c"]))
+    assert "held.jsonl:2: label 'c' is not among those of training: a, b" in error(train=train, validation=validation)
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, "task: name a task"),
+        ({"task": "cola", "train": "x"}, "task: name a task"),
+        ({"task": "colla"}, "task: no task 'colla'; did you mean 'cola'"),
+        ({"task": "cola", "max_length": 1}, "max_length"),
+        ({"task": "cola", "max_examples": 0}, "max_examples"),
+        ({"task": "cola", "validation_fraction": 1.0}, "validation_fraction"),
+    ],
+)
+def test_values_are_checked(options, expected):
+    with pytest.raises(ValueError, match=expected):
+        TaskConfig(**options)
+
+
+def test_tokenize_examples(jsonl, sentences):
+    tokenizer = train_tokenizer(sentences, "wordpiece", 200)
+    pairs = [{"text": text, "other": "a [SEP] b", "label": i % 2} for i, text in enumerate(sentences[:20])]
+    path = jsonl("pairs.jsonl", pairs)
+    data = load_task(TaskConfig(train=path, validation=path, text_pair="other"))
+    table = tokenize_examples(data.train, tokenizer, max_length=16)
+    assert set(table.column_names) == {"input_ids", "attention_mask", "token_type_ids", "labels"}
+    assert table["labels"][:] == data.train.labels
+    lengths = {len(ids) for ids in table["input_ids"]}
+    assert max(lengths) == 16
+    assert len(lengths) > 1  # not padded
+    for row in table:
+        assert row["input_ids"].count(tokenizer.sep_token_id) == 2
+        assert len(row["token_type_ids"]) == len(row["attention_mask"]) == len(row["input_ids"])
+
+
+@pytest.mark.parametrize(
+    "name", ["cola", "mrpc", "stsb", "sick-relatedness", "sick-entailment", "listops", "novel-author"]
+)
+def test_the_real_mirror(mirror, name):
+    data = load_task(TaskConfig(task=name, max_examples=200))
+    assert 0 < len(data.validation) <= len(data.train) == 200
