@@ -54,22 +54,32 @@ def load_yaml(path: str | Path) -> dict[str, Any]:
     return content
 
 
-def apply_overrides(sections: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """Return `sections` with every `section.field=value` applied; values are read as YAML."""
-    merged = {name: dict(section) if isinstance(section, Mapping) else section for name, section in sections.items()}
+def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
+    """`section.field=value` texts as a mapping from `section.field` to the value, which is read as YAML."""
+    fields = {}
     for override in overrides:
         name, separator, text = override.partition("=")
-        section, dot, field = name.strip().partition(".")
-        if not (separator and dot and section and field):
+        if not separator or "." not in name:
             raise UserError(f"override {override!r}: write it as section.field=value")
         try:
-            value = _yaml(text)
+            fields[name.strip()] = _yaml(text)
         except yaml.YAMLError:
             raise UserError(f"override {override!r}: the value is not valid YAML; quote it") from None
-        target = merged.setdefault(section, {})
-        if not isinstance(target, dict):
+    return fields
+
+
+def set_fields(sections: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of the sections with each `section.field` set."""
+    merged = {name: dict(section) if isinstance(section, Mapping) else section for name, section in sections.items()}
+    for name, value in fields.items():
+        section, dot, field = str(name).partition(".")
+        if not (dot and section and field):
+            raise UserError(f"{name}: write it as section.field")
+        if merged.get(section) is None:
+            merged[section] = {}
+        if not isinstance(merged[section], dict):
             raise UserError(f"{section}: this section is not a mapping, so {name} cannot be set")
-        target[field] = value
+        merged[section][field] = value
     return merged
 
 

@@ -7,9 +7,9 @@ import yaml
 from transformers import TrainingArguments
 
 from concept_encoder.errors import UserError
-from concept_encoder.settings import apply_overrides, load_yaml
+from concept_encoder.settings import from_mapping, load_yaml, parse_overrides, set_fields
 from concept_encoder.training.pretrain import PretrainRecipe
-from concept_encoder.training.recipe import load_sections
+from concept_encoder.training.recipe import load_rows, load_sections
 from concept_encoder.training.settings import SCHEDULERS, TrainingConfig, training_arguments
 
 
@@ -74,11 +74,10 @@ def test_missing_recipe_and_latin_1(tmp_path):
 
 
 def test_numbers_as_people_write_them():
-    sections = apply_overrides({}, ["training.learning_rate=3e-4", "model.preset=bert", "data.cache_dir=null"])
+    overrides = ["training.learning_rate=3e-4", "model.preset=bert", "data.cache_dir=null"]
+    sections = set_fields({}, parse_overrides(overrides))
     assert sections["model"]["preset"] == "bert"
     assert sections["data"]["cache_dir"] is None
-    from concept_encoder.settings import from_mapping
-
     config = from_mapping(TrainingConfig, {**sections["training"], "output_dir": "x"}, "training")
     assert config.learning_rate == 3e-4
 
@@ -91,3 +90,19 @@ def test_every_field_reaches_the_training_arguments(tmp_path):
         assert arguments.gradient_accumulation_steps == 4
         assert arguments.warmup_steps == 6
     assert {"warmup_steps", "train_sampling_strategy", "lr_scheduler_kwargs"} <= known
+
+
+def test_a_grid_is_one_run_a_row(sections, tmp_path):
+    grid = {**sections, "rows": {"thin": {"model.token_dim": 4}, "fat": {"model.token_dim": 16, "training.seed": 1}}}
+    recipe = tmp_path / "grid.yaml"
+    recipe.write_text(yaml.safe_dump(grid))
+    rows = load_rows(recipe, ["training.max_steps=9"])
+    assert [rows[name]["model"]["token_dim"] for name in ("thin", "fat")] == [4, 16]
+    assert [rows[name]["training"]["seed"] for name in ("thin", "fat")] == [3, 1]
+    assert rows["fat"]["training"]["output_dir"].endswith("run/fat")
+    assert rows["thin"]["training"]["max_steps"] == 9
+    with pytest.raises(UserError, match="a grid of the rows fat, thin"):
+        load_sections(recipe)
+    recipe.write_text(yaml.safe_dump({**sections, "rows": ["thin"]}))
+    with pytest.raises(UserError, match="rows is a mapping"):
+        load_rows(recipe)

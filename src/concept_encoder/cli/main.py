@@ -1,6 +1,7 @@
 """`concept-encoder`: one file a verb, loaded when it is asked for, so that `--help` answers at once."""
 
 import importlib
+import os
 import sys
 import traceback
 from pathlib import Path
@@ -49,11 +50,12 @@ def cli() -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line. A user's mistake is one line on stderr and exit code 2."""
+    # We show our own progress and say ourselves what was newly initialised.
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     try:
         sys.exit(cli.main(args=arguments, prog_name="concept-encoder", standalone_mode=False) or 0)
-    except click.exceptions.Abort:
-        _stop("interrupted; the same command goes on from the last checkpoint", 130)
-    except KeyboardInterrupt:
+    except (click.exceptions.Abort, KeyboardInterrupt):
         _stop("interrupted; the same command goes on from the last checkpoint", 130)
     except click.UsageError as error:
         command = error.ctx.command_path if error.ctx else "concept-encoder"

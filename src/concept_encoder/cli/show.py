@@ -1,11 +1,23 @@
 """Tables that more than one verb prints."""
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
+from rich.progress import Progress
 from rich.table import Table
 
 console = Console()
+
+
+@contextmanager
+def progress(title: str) -> Iterator[Callable[[str, int, int], None]]:
+    """A progress bar in a terminal; call what it gives with `(what, done, total)`."""
+    errors = Console(stderr=True)
+    with Progress(console=errors, transient=True, disable=not errors.is_terminal) as bar:
+        task = bar.add_task(title)
+        yield lambda what, done, total: bar.update(task, description=f"{title}: {what}", completed=done, total=total)
 
 
 def show_table(title: str, header: list[str], rows: list[list[Any]]) -> None:

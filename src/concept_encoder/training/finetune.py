@@ -150,7 +150,9 @@ def finetune(
         "classifier_head": recipe.model.classifier_head,
         "examples": {side: len(rows[side]) for side in rows},
         "scores": score(task.metrics, predict(model, rows["validation"], collator), labels),
-        "controls": concept_controls(model, rows["validation"], collator, lambda found: score(task.metrics, found, labels)),
+        "controls": concept_controls(
+            model, rows["validation"], collator, lambda found: score(task.metrics, found, labels)
+        ),
         "steps": steps,
         "checkpoint": str(checkpoint_folder(training.output_dir).relative_to(training.output_dir)),
     }
@@ -177,7 +179,8 @@ def _load_classifier(
     if recipe.data.max_length > model.config.max_position_embeddings:
         longest = model.config.max_position_embeddings
         raise UserError(
-            f"data.max_length: {recipe.data.max_length} tokens exceed the checkpoint's {longest}; set data.max_length={longest}"
+            f"data.max_length: {recipe.data.max_length} tokens exceed the checkpoint's {longest}; "
+            f"set data.max_length={longest}"
         )
     return model
 

@@ -1,4 +1,8 @@
-"""A recipe: the YAML file of one run, with the sections `model`, `data`, `objective`, `training`, `evaluation`."""
+"""A recipe: the YAML file of one run, with the sections `model`, `data`, `objective`, `training`, `evaluation`.
+
+A recipe with `rows: {name: {section.field: value}}` is a grid: one run a row, each the recipe with that row's fields,
+in `training.output_dir/<name>`.
+"""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -9,19 +13,40 @@ from huggingface_hub.errors import StrictDataclassError
 
 from concept_encoder.errors import UserError, nearest
 from concept_encoder.model import PRESETS, ConceptEncoderConfig, preset_config
-from concept_encoder.settings import apply_overrides, from_mapping, load_yaml
+from concept_encoder.settings import from_mapping, load_yaml, parse_overrides, set_fields
 
 SECTIONS = ("model", "data", "objective", "training", "evaluation")
 T = TypeVar("T")
 
 
 def load_sections(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """The sections of a recipe file with `section.field=value` applied. Raises `UserError` for unknown sections."""
-    sections = apply_overrides(load_yaml(path), overrides)
-    for name in sections:
-        if name not in SECTIONS:
-            raise UserError(f"{name}: no such section of a recipe; {nearest(str(name), SECTIONS)}")
-    return sections
+    """The sections of a recipe of one run, `section.field=value` applied. Raises `UserError` for unknown sections."""
+    rows = load_rows(path, overrides)
+    if list(rows) != [""]:
+        raise UserError(f"{path}: a grid of the rows {', '.join(rows)}; this command takes a recipe of one run")
+    return rows[""]
+
+
+def load_rows(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, dict[str, Any]]:
+    """The sections of every row of a recipe, by the row's name; a recipe without `rows` is one row called ''.
+
+    An override goes on top of every row.
+    """
+    content = load_yaml(path)
+    rows = content.pop("rows", {"": {}})
+    if not isinstance(rows, Mapping) or not rows or not all(isinstance(row, Mapping) for row in rows.values()):
+        raise UserError(f"{path}: rows is a mapping of names to {{section.field: value}}")
+    runs = {}
+    for name, fields in rows.items():
+        sections = set_fields(set_fields(content, fields), parse_overrides(overrides))
+        for section_name in sections:
+            if section_name not in SECTIONS:
+                raise UserError(f"{section_name}: no such section of a recipe; {nearest(str(section_name), SECTIONS)}")
+        training = sections.get("training")
+        if name and isinstance(training, Mapping) and training.get("output_dir"):
+            sections["training"] = {**training, "output_dir": f"{training['output_dir']}/{name}"}
+        runs[str(name)] = sections
+    return runs
 
 
 def section(sections: Mapping[str, Any], name: str, cls: type[T]) -> T:

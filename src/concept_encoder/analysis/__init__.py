@@ -1,0 +1,32 @@
+"""What a model's concepts look like: rank, overlap, attention, roles, causes and health, as numbers and as
+pages.
+
+    analysis = analyze("runs/mine", texts)
+    write_analysis(analysis, "runs/mine/analysis")
+"""
+
+from concept_encoder.analysis.analyze import analyze, geometry, geometry_over_training, loss_history
+from concept_encoder.analysis.compare import compare, comparison_report, write_comparison
+from concept_encoder.analysis.conllu import read_conllu
+from concept_encoder.analysis.present import concept_report, key_numbers, read_analysis, write_analysis
+from concept_encoder.analysis.report import Number, Report
+from concept_encoder.analysis.subject import Subject, load_subject
+
+__all__ = [
+    "Number",
+    "Report",
+    "Subject",
+    "analyze",
+    "compare",
+    "comparison_report",
+    "concept_report",
+    "geometry",
+    "geometry_over_training",
+    "key_numbers",
+    "load_subject",
+    "loss_history",
+    "read_analysis",
+    "read_conllu",
+    "write_analysis",
+    "write_comparison",
+]

@@ -1,0 +1,162 @@
+"""Does the task use the concepts? The loss that is added when they are taken away before decoding.
+
+Three ways to take a concept away: **zero** it; **shuffle** it between texts (it stays plausible, but
+belongs to another text); replace it by its **mean** over texts (it keeps what it always says). Added loss
+near zero for all concepts at once means that the decoder answers without them, whatever its score.
+
+Shapes: B texts of a batch, C concepts, N tokens, D width, X batches.
+"""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from concept_encoder.analysis.capture import Progress
+from concept_encoder.analysis.subject import Subject, batches, tokenize
+from concept_encoder.errors import UserError
+from concept_encoder.objectives.masking import TokenMasking
+
+KINDS = ("zero", "shuffle", "mean")
+Intervention = Callable[[Tensor, Tensor | None], Tensor]
+
+
+def masked_batches(
+    subject: Subject, texts: Sequence[str], *, rate: float = 0.15, batch_size: int = 16, seed: int = 0
+) -> list[dict[str, Tensor]]:
+    """Batches with a share of each text's tokens hidden by [MASK] and asked for; always the same."""
+    rng, masking, made = np.random.default_rng(seed), TokenMasking(), []
+    for batch in batches(subject, tokenize(subject, texts), batch_size):
+        inputs = dict(batch.inputs)
+        hidden_BN = torch.zeros_like(inputs["input_ids"], dtype=torch.bool)
+        for row, special_N in enumerate(batch.special_BN.numpy()):
+            chosen = masking.choose(~special_N, max(1, round(rate * (~special_N).sum())), rng)
+            hidden_BN[row, torch.from_numpy(chosen)] = True
+        inputs["labels"] = inputs["input_ids"].masked_fill(~hidden_BN, -100)
+        inputs["input_ids"] = inputs["input_ids"].masked_fill(hidden_BN, subject.tokenizer.mask_token_id)
+        made.append(inputs)
+    return made
+
+
+def labelled_batches(
+    subject: Subject, texts: Sequence[str], labels: Sequence[int | float], *, batch_size: int = 16
+) -> list[dict[str, Tensor]]:
+    """Batches of whole texts with their labels, for a checkpoint that classifies texts."""
+    if len(texts) != len(labels):
+        raise UserError(f"labels: {len(labels)} for {len(texts)} texts; give exactly one a text")
+    label_T = torch.tensor(labels)
+    made = batches(subject, tokenize(subject, texts), batch_size)
+    return [batch.inputs | {"labels": label_T[batch.index]} for batch in made]
+
+
+def zeroed(which_C: Tensor) -> Intervention:
+    """Concepts set to the zero vector."""
+    return lambda z_BCD, mask_BC: z_BCD.masked_fill(_fit(which_C, z_BCD), 0.0)
+
+
+def averaged(which_C: Tensor, mean_CD: Tensor) -> Intervention:
+    """Concepts replaced by their mean over texts."""
+    return lambda z_BCD, mask_BC: torch.where(_fit(which_C, z_BCD), mean_CD[: z_BCD.shape[1]], z_BCD)
+
+
+def shuffled(which_C: Tensor) -> Intervention:
+    """Concepts taken from the next text of the batch that has them; a concept of one text only stays."""
+
+    def swap(z_BCD: Tensor, mask_BC: Tensor | None) -> Tensor:
+        swapped_BCD = z_BCD.clone()
+        for concept in torch.nonzero(which_C[: z_BCD.shape[1]]).flatten().tolist():
+            rows = torch.arange(len(z_BCD)) if mask_BC is None else torch.nonzero(mask_BC[:, concept]).flatten()
+            swapped_BCD[rows, concept] = z_BCD[rows.roll(1), concept]
+        return swapped_BCD
+
+    return swap
+
+
+def _fit(which_C: Tensor, z_BCD: Tensor) -> Tensor:
+    return which_C[: z_BCD.shape[1], None]
+
+
+@torch.inference_mode()
+def dependence(
+    subject: Subject,
+    made: Sequence[dict[str, Tensor]],
+    *,
+    each_batches: int = 2,
+    progress: Progress | None = None,
+) -> dict:
+    """Loss added by taking concepts away, JSON-able.
+
+    Args:
+        made: batches with labels, from `masked_batches` or `labelled_batches`.
+        each_batches: how many of them ask for every concept alone (C x 3 passes each); 0 leaves that out.
+    """
+    mean_CD, exists_C, base_X = _means(subject, made)
+    labels_X = np.array([float((batch["labels"] != -100).sum()) for batch in made])
+    everything_C = torch.ones_like(exists_C)
+    together = {}
+    for kind, change in _changes(everything_C, mean_CD).items():
+        added_X = np.array([_loss(subject, batch, change) for batch in made]) - base_X
+        error = float(added_X.std(ddof=1) / len(made) ** 0.5) if len(made) > 1 else None
+        together[kind] = {"added": _weighted(added_X, labels_X), "standard_error": error and round(error, 5)}
+    report = {
+        "labels": int(labels_X.sum()),
+        "base_loss": _weighted(base_X, labels_X),
+        "all": together,
+        "notes": [],
+    }
+    if len(made[0]["input_ids"]) < 2:
+        report["notes"].append("shuffling needs at least 2 texts in a batch, got 1")
+    few = slice(0, each_batches)
+    if not each_batches:
+        return report
+    each: dict[str, list[float | None]] = {kind: [] for kind in KINDS}
+    for concept in range(len(exists_C)):
+        alone_C = torch.zeros_like(exists_C)
+        alone_C[concept] = True
+        for kind, change in _changes(alone_C, mean_CD).items():
+            added_X = np.array([_loss(subject, batch, change) for batch in made[few]]) - base_X[few]
+            each[kind].append(_weighted(added_X, labels_X[few]) if exists_C[concept] else None)
+        if progress:
+            progress("removing concepts", concept + 1, len(exists_C))
+    return report | {
+        "each": each,
+        "each_labels": int(labels_X[few].sum()),
+        "most_missed": _most_missed(each["mean"]),
+    }
+
+
+def _changes(which_C: Tensor, mean_CD: Tensor) -> dict[str, Intervention]:
+    changes = (zeroed(which_C), shuffled(which_C), averaged(which_C, mean_CD))
+    return dict(zip(KINDS, changes))
+
+
+def _loss(subject: Subject, batch: dict[str, Tensor], change: Intervention | None) -> float:
+    return float(subject.model(**batch, concept_intervention=change).loss)
+
+
+def _means(subject: Subject, made: Sequence[dict[str, Tensor]]) -> tuple[Tensor, Tensor, np.ndarray]:
+    """Each concept's mean before decoding [C, D], which ever exist [C], and the losses as they are [X]."""
+    seen: list[tuple[Tensor, Tensor]] = []
+
+    def watch(z_BCD: Tensor, mask_BC: Tensor | None) -> Tensor:
+        seen.append((z_BCD, torch.ones(z_BCD.shape[:2], dtype=torch.bool) if mask_BC is None else mask_BC))
+        return z_BCD
+
+    base_X = np.array([_loss(subject, batch, watch) for batch in made])
+    concepts = max(z_BCD.shape[1] for z_BCD, _ in seen)
+    sum_CD, count_C = torch.zeros(concepts, seen[0][0].shape[-1]), torch.zeros(concepts)
+    for z_BCD, mask_BC in seen:
+        sum_CD[: z_BCD.shape[1]] += (z_BCD * mask_BC[..., None]).sum(0)
+        count_C[: z_BCD.shape[1]] += mask_BC.sum(0)
+    return sum_CD / count_C.clamp_min(1)[:, None], count_C > 0, base_X
+
+
+def _weighted(added_X: np.ndarray, labels_X: np.ndarray) -> float:
+    return round(float((added_X * labels_X).sum() / labels_X.sum()), 6)
+
+
+def _most_missed(added_C: list[float | None]) -> list[int]:
+    """Concepts in the order in which their mean would be the worst replacement."""
+    known = [concept for concept, added in enumerate(added_C) if added is not None]
+    return sorted(known, key=lambda concept: (-added_C[concept], concept))

@@ -1,0 +1,214 @@
+"""Who is analysed: a checkpoint of ours, or any `transformers` encoder whose token states play the concepts.
+
+Shapes: B texts of a batch, T texts, C concepts, N tokens, D width, H heads.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+from transformers import AutoModel, PreTrainedModel, PreTrainedTokenizerBase
+
+from concept_encoder import model as ours
+from concept_encoder.data.tokenizer import load_tokenizer
+from concept_encoder.errors import UserError
+from concept_encoder.model.loading import load_checkpoint, resolve_checkpoint
+from concept_encoder.model.sources import SOURCES
+
+Kind = Literal["concepts", "tokens"]
+
+_HEADS = {
+    name: getattr(ours, name)
+    for name in (
+        "ConceptEncoderForMaskedLM",
+        "ConceptEncoderForSequenceClassification",
+        "ConceptEncoderForTokenClassification",
+    )
+}
+
+
+@dataclass
+class Subject:
+    """A model, its tokenizer, and which of its states are looked at.
+
+    Attributes:
+        model: as it was saved, head included; in evaluation mode, with attention that keeps its weights.
+        kind: "concepts", or "tokens": the last token states stand in for concepts.
+        folder: where it was loaded from; None for a model that only lives in memory.
+    """
+
+    name: str
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    kind: Kind = "concepts"
+    folder: Path | None = None
+
+    def __post_init__(self) -> None:
+        self.model.eval()
+        if self.kind == "concepts" and getattr(self.model.config, "concept_source", "none") == "none":
+            raise UserError(f"{self.name}: a model without concepts; its token states can be analysed (states: tokens)")
+
+    @property
+    def encoder(self) -> PreTrainedModel:
+        """The model without its head."""
+        return self.model.base_model
+
+    @property
+    def has_reads(self) -> bool:
+        """Whether concepts read tokens by attention that can be looked at."""
+        return self.kind == "concepts" and "read" in self.model.config.layer_types
+
+    def own_positions(self, concepts: int, tokens: int) -> Tensor | None:
+        """The middle of the chunk of tokens that each concept owns [C]; None where concepts own no place."""
+        source = SOURCES[self.model.config.concept_source] if self.kind == "concepts" else None
+        if source is None or not source.owns_positions:
+            return None
+        position_N = torch.arange(tokens)
+        owner_N, _ = source.owner(self.model.config, position_N[None])
+        owned_CN = owner_N[0] == torch.arange(concepts)[:, None]
+        return (owned_CN * position_N).sum(1) / owned_CN.sum(1).clamp_min(1)
+
+    @property
+    def max_length(self) -> int:
+        """Tokens of the longest text that the model takes."""
+        limits = (
+            getattr(self.model.config, "max_position_embeddings", None),
+            self.tokenizer.model_max_length,
+        )
+        return int(min(limit for limit in limits if limit))
+
+    @torch.inference_mode()
+    def states(self, inputs: dict[str, Tensor], attention: bool = False) -> "States":
+        """Encode one batch."""
+        if self.kind == "tokens":
+            z_BCD = self.encoder(**inputs).last_hidden_state
+            return States(z_BCD.float(), inputs["attention_mask"].bool())
+        output = self.encoder(**inputs, output_attentions=attention)
+        mask_BC = output.concept_mask
+        if mask_BC is None:
+            mask_BC = torch.ones(output.concepts.shape[:2], dtype=torch.bool)
+        return States(output.concepts.float(), mask_BC, tuple(output.read_attentions or ()))
+
+
+@dataclass
+class States:
+    """One batch: states [B, C, D], which of them exist [B, C], and each read's attention [B, H, C, N]."""
+
+    z_BCD: Tensor
+    mask_BC: Tensor
+    reads: tuple[Tensor, ...] = ()
+
+
+@dataclass
+class Tokenized:
+    """Texts as token ids, cut to the model's length; `truncated` says how many were."""
+
+    ids: list[list[int]]
+    types: list[list[int]] | None
+    special: list[list[int]]
+    offsets: list[list[tuple[int, int]]]
+    truncated: int
+    max_length: int
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+@dataclass
+class Batch:
+    """Rows of a `Tokenized`, padded: what the model takes, and which texts they are."""
+
+    index: list[int]
+    inputs: dict[str, Tensor]
+    special_BN: Tensor = field(repr=False)
+
+
+def load_subject(checkpoint: str | Path, states: Kind = "concepts") -> Subject:
+    """Load a checkpoint or the last checkpoint of a run; with `states="tokens"` any `transformers` encoder.
+
+    Raises:
+        UserError: no checkpoint, a damaged file, or a model without concepts; the message names it.
+    """
+    try:
+        folder = resolve_checkpoint(checkpoint)
+        ours_too = _config_of(folder).get("model_type") == ours.ConceptEncoderConfig.model_type
+        if not ours_too and states == "concepts":
+            raise UserError(f"{folder}: not a concept encoder; its token states can be analysed (states: tokens)")
+        if not ours_too:
+            return Subject(folder.name, _load_foreign(folder), load_tokenizer(folder), "tokens", folder)
+        architecture = (_config_of(folder).get("architectures") or [""])[0]
+        model_class = _HEADS.get(architecture, ours.ConceptEncoderModel)
+        model = load_checkpoint(model_class, folder, attn_implementation="eager")
+    except UserError:
+        raise
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    return Subject(folder.name, model, load_tokenizer(folder), states, folder)
+
+
+def _config_of(folder: Path) -> dict:
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        config = None
+    if not isinstance(config, dict):
+        raise UserError(f"{folder / 'config.json'}: not readable as a configuration; the checkpoint is damaged")
+    return config
+
+
+def _load_foreign(folder: Path) -> PreTrainedModel:
+    try:
+        return AutoModel.from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # every library below has exceptions of its own; the user needs one line
+        reason = str(error).strip().partition("\n")[0]
+        raise UserError(f"{folder}: transformers cannot load this encoder ({reason})") from None
+
+
+def tokenize(subject: Subject, texts: Sequence[str], max_length: int | None = None) -> Tokenized:
+    """Token ids of texts, cut to `max_length` or to what the model takes.
+
+    Raises:
+        UserError: no texts, or a `max_length` beyond the model's.
+    """
+    limit = subject.max_length
+    if max_length is not None and max_length > limit:
+        raise UserError(f"max_length: {max_length} is more than the model's {limit}; use at most that")
+    limit = max_length or limit
+    if not texts:
+        raise UserError("texts: there are none; give a file or folder that holds some")
+    options = {"return_special_tokens_mask": True, "return_offsets_mapping": True, "verbose": False}
+    encoded = subject.tokenizer(list(texts), **options)
+    truncated = sum(len(ids) > limit for ids in encoded["input_ids"])
+    if truncated:
+        encoded = subject.tokenizer(list(texts), truncation=True, max_length=limit, **options)
+    return Tokenized(
+        ids=encoded["input_ids"],
+        types=encoded.get("token_type_ids"),
+        special=encoded["special_tokens_mask"],
+        offsets=encoded["offset_mapping"],
+        truncated=truncated,
+        max_length=limit,
+    )
+
+
+def batches(subject: Subject, tokenized: Tokenized, batch_size: int = 32) -> Iterator[Batch]:
+    """Padded batches, the longest texts first: no later batch has a larger shape."""
+    order = sorted(range(len(tokenized)), key=lambda row: (-len(tokenized.ids[row]), row))
+    for start in range(0, len(order), batch_size):
+        index = order[start : start + batch_size]
+        inputs = {
+            "input_ids": _padded([tokenized.ids[row] for row in index], subject.tokenizer.pad_token_id),
+            "attention_mask": _padded([[1] * len(tokenized.ids[row]) for row in index], 0),
+        }
+        if tokenized.types is not None:
+            inputs["token_type_ids"] = _padded([tokenized.types[row] for row in index], 0)
+        yield Batch(index, inputs, _padded([tokenized.special[row] for row in index], 1).bool())
+
+
+def _padded(rows: list[list[int]], value: int) -> Tensor:
+    longest = max(len(row) for row in rows)
+    return torch.tensor([row + [value] * (longest - len(row)) for row in rows], dtype=torch.long)

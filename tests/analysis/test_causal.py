@@ -1,0 +1,88 @@
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from concept_encoder.analysis import causal
+from concept_encoder.analysis.subject import Subject, load_subject
+from concept_encoder.errors import UserError
+
+
+class Counting(torch.nn.Module):
+    """Text t has concepts z[t, c] = t + 1 in all dimensions; the loss is the squared error of concept 0's
+    first one.
+    """
+
+    def __init__(self, mask_BC=None):
+        super().__init__()
+        self.config = SimpleNamespace(concept_source="learned")
+        self.mask_BC = mask_BC
+
+    def forward(self, input_ids, labels, concept_intervention=None):
+        truth_B = input_ids[:, 0].float()
+        z_BCD = truth_B[:, None, None].expand(-1, 3, 4).clone()
+        if concept_intervention is not None:
+            z_BCD = concept_intervention(z_BCD, self.mask_BC)
+        return SimpleNamespace(loss=(z_BCD[:, 0, 0] - truth_B).square().mean())
+
+
+def batch_of(*numbers: int) -> dict:
+    ids = torch.tensor(numbers)[:, None]
+    return {"input_ids": ids, "labels": ids}
+
+
+def test_added_loss_is_what_the_formula_says():
+    subject = Subject("counting", Counting(), tokenizer=None)
+    report = causal.dependence(subject, [batch_of(1, 2, 3, 4)], each_batches=1)
+    assert report["base_loss"] == 0
+    assert report["all"]["zero"]["added"] == pytest.approx((1 + 4 + 9 + 16) / 4)
+    assert report["all"]["shuffle"]["added"] == pytest.approx((9 + 1 + 1 + 1) / 4)
+    assert report["all"]["mean"]["added"] == pytest.approx(1.25)
+    assert report["each"]["zero"] == pytest.approx([7.5, 0, 0])
+    assert report["most_missed"][0] == 0
+
+
+def test_batches_count_by_their_labels():
+    subject = Subject("counting", Counting(), tokenizer=None)
+    report = causal.dependence(subject, [batch_of(1, 1, 1), batch_of(4)], each_batches=0)
+    assert report["all"]["zero"]["added"] == pytest.approx((1 + 1 + 1 + 16) / 4)
+    assert report["all"]["zero"]["standard_error"] > 0
+    assert "each" not in report
+
+
+def test_only_concepts_that_exist_are_shuffled_and_averaged():
+    mask_BC = torch.tensor([[True, True, False], [True, False, False]])
+    z_BCD = torch.arange(6.0).reshape(2, 3, 1)
+    swapped = causal.shuffled(torch.ones(3, dtype=torch.bool))(z_BCD, mask_BC)
+    assert swapped.flatten().tolist() == [3, 1, 2, 0, 4, 5]  # concept 1 exists once: it has nothing to swap with
+    report = causal.dependence(Subject("counting", Counting(mask_BC), tokenizer=None), [batch_of(1, 3)], each_batches=1)
+    assert report["each"]["mean"][2] is None
+
+
+def test_masked_batches_are_deterministic_and_ask_for_the_hidden_tokens(checkpoints, texts):
+    subject = load_subject(checkpoints["learned"])
+    first, second = (causal.masked_batches(subject, texts(10), rate=0.3, batch_size=4) for _ in range(2))
+    for one, two in zip(first, second):
+        assert all(torch.equal(one[name], two[name]) for name in one)
+        asked = one["labels"] != -100
+        assert (one["input_ids"][asked] == subject.tokenizer.mask_token_id).all()
+        assert asked.any(1).all()
+        assert not (one["input_ids"] == subject.tokenizer.mask_token_id)[~asked].any()
+
+
+@pytest.mark.parametrize("name", ["learned", "anchored"])
+def test_the_real_models_take_interventions(checkpoints, texts, name):
+    subject = load_subject(checkpoints[name])
+    made = causal.masked_batches(subject, texts(12), batch_size=6)
+    report = causal.dependence(subject, made, each_batches=1)
+    assert report["base_loss"] > 0
+    assert report["all"]["zero"]["added"] != 0
+    assert len(report["each"]["shuffle"]) >= 6
+
+
+def test_a_classifier_with_labels(checkpoints, texts):
+    subject = load_subject(checkpoints["classifier"])
+    made = causal.labelled_batches(subject, texts(10), [0, 1] * 5, batch_size=5)
+    assert causal.dependence(subject, made, each_batches=0)["labels"] == 10
+    with pytest.raises(UserError, match="labels: 3 for 2 texts"):
+        causal.labelled_batches(subject, texts(2), [0, 1, 0])

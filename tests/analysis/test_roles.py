@@ -1,0 +1,143 @@
+import numpy as np
+import pytest
+
+from concept_encoder.analysis.conllu import read_conllu, tagged, words_of_tokens
+from concept_encoder.analysis.roles import selectivity, word_attention
+from concept_encoder.errors import UserError
+
+CONLLU = """# text = I can't, José.
+1\tI\ti\tPRON\t_\t_\t0\t_\t_\t_
+2-3\tcan't\t_\t_\t_\t_\t_\t_\t_\tSpaceAfter=No
+2\tca\tcan\tAUX\t_\t_\t0\t_\t_\t_
+3\tn't\tnot\tPART\t_\t_\t0\t_\t_\t_
+4\t,\t,\tPUNCT\t_\t_\t0\t_\t_\t_
+4.1\tempty\t_\tNOUN\t_\t_\t0\t_\t_\t_
+5\tJosé\tJosé\tPROPN\t_\t_\t0\t_\t_\tSpaceAfter=No
+6\t.\t.\tPUNCT\t_\t_\t0\t_\t_\t_
+
+1-2\tau\t_\t_\t_\t_\t_\t_\t_\t_
+1\tà\tà\tADP\t_\t_\t0\t_\t_\t_
+2\tle\tle\tDET\t_\t_\t0\t_\t_\t_
+"""
+
+
+def written(tmp_path, text: str):
+    path = tmp_path / "file.conllu"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_conllu_gives_the_text_as_written_and_a_span_for_every_word(tmp_path):
+    first, second = read_conllu(written(tmp_path, CONLLU))
+    assert first.text == "I can't, José."
+    assert [first.text[a:b] for a, b in first.spans] == ["I", "ca", "n't", ",", "José", "."]
+    assert first.tags == ["PRON", "AUX", "PART", "PUNCT", "PROPN", "PUNCT"]
+    assert second.text == "au"
+    assert second.tags == ["ADP", "DET"]
+    assert second.spans[0] == (0, 2)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("1\tdog\tdog\tNOUN\n", "line 1: 4 columns; CoNLL-U has 10"),
+        ("# c\n1\tdog\tdog\t_\t_\t_\t0\t_\t_\t_\n", "line 2: the word 'dog' has no tag"),
+        ("\n\n", "holds no sentence"),
+    ],
+)
+def test_bad_conllu_is_answered_with_the_line(tmp_path, text, message):
+    with pytest.raises(UserError) as caught:
+        read_conllu(written(tmp_path, text))
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_unreadable_conllu(tmp_path):
+    with pytest.raises(UserError, match="cannot be read"):
+        read_conllu(tmp_path / "nowhere.conllu")
+    (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(UserError, match="not UTF-8"):
+        read_conllu(tmp_path / "binary")
+
+
+def test_tags_of_another_length_than_the_words():
+    with pytest.raises(UserError, match="line 7: 2 words but 1 tags; give exactly one tag a word"):
+        tagged(["a", "dog"], ["DET"], where="file.conllu, line 7")
+
+
+def test_tokens_belong_to_the_word_they_share_most_with():
+    spans = [(0, 3), (4, 9), (9, 10)]
+    offsets = [(0, 0), (0, 3), (3, 6), (6, 9), (9, 10), (0, 0)]
+    assert words_of_tokens(offsets, spans) == [None, 0, 1, 1, 2, None]
+
+
+def sentences_with_roles(weights: dict[tuple[int, str], float], sentences: int = 600, concepts: int = 6, seed: int = 0):
+    """Attention in which concept c looks at class u `weight` times as much as at other words, with noise."""
+    rng = np.random.default_rng(seed)
+    tags = np.array(["NOUN"] * 3 + ["VERB"] * 2 + ["DET"] * 3 + ["ADJ"] * 2)
+    parts, tag_X, sentence_X = [], [], []
+    for sentence in range(sentences):
+        rng.shuffle(tags)
+        a_CW = rng.gamma(2.0, size=(concepts, len(tags)))
+        for (concept, tag), weight in weights.items():
+            a_CW[concept, tags == tag] *= weight
+        parts.append(a_CW / a_CW.sum(1, keepdims=True))
+        tag_X += tags.tolist()
+        sentence_X += [sentence] * len(tags)
+    return np.concatenate(parts, axis=1), np.array(tag_X), np.array(sentence_X)
+
+
+def test_known_roles_are_recovered():
+    a_CX, tag_X, sentence_X = sentences_with_roles({(1, "NOUN"): 4.0, (4, "DET"): 1.5}, sentences=4_000)
+    # The concept whose attention is exactly proportional: its lift is known without noise.
+    exact_W = np.where(tag_X == "VERB", 3.0, 1.0)
+    a_CX[2] = exact_W / (3.0 * 2 + 8)
+    report = selectivity(a_CX, tag_X, sentence_X)
+    roles = {role["concept"]: role for role in report["roles"]}
+    assert {concept: role["class"] for concept, role in roles.items()} == {1: "NOUN", 2: "VERB", 4: "DET"}
+    assert roles[2]["lift"] == pytest.approx(30 / 14, rel=0.02)
+    assert report["significant_pairs_shuffled"] <= 0.5
+    assert report["selective_concepts"] == 3
+
+
+def test_nothing_is_found_where_there_is_nothing():
+    report = selectivity(*sentences_with_roles({}))
+    assert report["significant_pairs"] <= 1
+    assert np.nanmean(np.array(report["lift"])) == pytest.approx(1, abs=0.02)
+
+
+def test_corrected_p_values_hold_under_the_null():
+    found = [
+        selectivity(*sentences_with_roles({}, sentences=100, seed=seed))["significant_pairs"] > 0 for seed in range(60)
+    ]
+    assert np.mean(found) < 0.15  # 0.05 expected; three standard errors of 60 trials above it
+
+
+def test_few_sentences_are_answered_with_the_number_needed():
+    report = selectivity(*sentences_with_roles({}, sentences=20))
+    assert "at least 50 sentences" in report["notes"][0]
+    assert "got 20 sentences" in report["notes"][0]
+    assert "lift" not in report
+
+
+def test_concepts_seen_in_few_sentences_are_not_judged():
+    a_CX, tag_X, sentence_X = sentences_with_roles({(3, "NOUN"): 9.0})
+    a_CX[3, sentence_X >= 10] = 0
+    report = selectivity(a_CX, tag_X, sentence_X)
+    assert 3 not in [role["concept"] for role in report["roles"]]
+    assert report["lift"][3] == [None] * 4
+    assert "1 concepts attend to words in fewer than 50" in " ".join(report["notes"])
+
+
+def test_words_cut_into_tokens_are_not_favoured(scripted):
+    import torch
+
+    def script(input_ids, attention_mask):
+        a_BN = attention_mask / attention_mask.sum(1, keepdim=True)
+        return torch.ones(len(input_ids), 2, 8), a_BN[:, None, None].expand(-1, 1, 2, -1)
+
+    sentences = [tagged(["the", "zzgghh", "cat"], ["DET", "X", "NOUN"])] * 3
+    a_CX, tag_X, sentence_X = word_attention(scripted(script), sentences)
+    np.testing.assert_allclose(a_CX, 1 / 3, rtol=1e-6)
+    assert tag_X.tolist() == ["DET", "X", "NOUN"] * 3
+    assert sorted(set(sentence_X.tolist())) == [0, 1, 2]
