@@ -114,3 +114,12 @@ def test_files_that_are_no_analysis(tmp_path):
     (tmp_path / "analysis.json").write_text("[]")
     with pytest.raises(UserError, match="not an analysis"):
         room.read_analysis(tmp_path)
+
+
+def test_concepts_that_are_almost_one_vector_meet_no_target():
+    noise_TCD = torch.randn(40, 6, 24, generator=torch.Generator().manual_seed(0))
+    for shift, expected in ((0.0, True), (100.0, False)):
+        found = {**room.geometry(noise_TCD + shift), "texts": {}, "health": {}}
+        number = next(n for n in room.key_numbers(found) if n.label == "effective rank / noise ceiling")
+        assert number.value > 0.8
+        assert number.met is expected

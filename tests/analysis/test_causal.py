@@ -16,11 +16,18 @@ class Counting(torch.nn.Module):
     def __init__(self, mask_BC=None):
         super().__init__()
         self.config = SimpleNamespace(concept_source="learned")
-        self.mask_BC = mask_BC
+        self.mask_BC, self.encoded = mask_BC, 0
+
+    @property
+    def base_model(self):
+        return self
+
+    def encode(self, input_ids):
+        self.encoded += 1
+        return input_ids[:, :1, None].float().expand(-1, 3, 4)
 
     def forward(self, input_ids, labels, concept_intervention=None):
-        truth_B = input_ids[:, 0].float()
-        z_BCD = truth_B[:, None, None].expand(-1, 3, 4).clone()
+        truth_B, z_BCD = input_ids[:, 0].float(), self.encode(input_ids)
         if concept_intervention is not None:
             z_BCD = concept_intervention(z_BCD, self.mask_BC)
         return SimpleNamespace(loss=(z_BCD[:, 0, 0] - truth_B).square().mean())
@@ -40,6 +47,9 @@ def test_added_loss_is_what_the_formula_says():
     assert report["all"]["mean"]["added"] == pytest.approx(1.25)
     assert report["each"]["zero"] == pytest.approx([7.5, 0, 0])
     assert report["most_missed"][0] == 0
+    assert subject.model.encoded == 1
+    subject.model.encode(torch.ones(1, 1))
+    assert subject.model.encoded == 2
 
 
 def test_batches_count_by_their_labels():
@@ -78,6 +88,12 @@ def test_the_real_models_take_interventions(checkpoints, texts, name):
     assert report["base_loss"] > 0
     assert report["all"]["zero"]["added"] != 0
     assert len(report["each"]["shuffle"]) >= 6
+    with torch.inference_mode():  # encoding once gives what encoding each time gives
+        change = causal.zeroed(torch.ones(64, dtype=torch.bool))
+        again = [float(subject.model(**batch, concept_intervention=change).loss) for batch in made]
+    asked = [int((batch["labels"] != -100).sum()) for batch in made]
+    expected = sum(loss * count for loss, count in zip(again, asked)) / sum(asked)
+    assert report["base_loss"] + report["all"]["zero"]["added"] == pytest.approx(expected, abs=1e-4)
 
 
 def test_a_classifier_with_labels(checkpoints, texts):

@@ -34,6 +34,7 @@ from concept_encoder.training.settings import SCHEDULERS, TrainingConfig, traini
         ("training.micro_batch_size=3", "training.micro_batch_size: 3 does not divide batch_size 8"),
         ("training.schedule=cosin", "training.schedule: 'cosin' is not one of cosine, linear, constant, wsd"),
         ("training.output_dir=null", "training.output_dir: expected a path"),
+        ("training.report_to=[clearml]", "training.report_to: 'clearml' is not one of wandb"),
         ("objective.masking=tokn", "objective.masking: no masking is called 'tokn'"),
         ("objective.mask_rate=1.5", "objective.mask_rate: 1.5 is not between 0 and 1"),
         ("data.sequence_length=4", "data.sequence_length: 4 is too short"),

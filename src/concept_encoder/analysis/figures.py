@@ -179,7 +179,7 @@ def position_profile(mean_attention_CN, distance: Sequence[Sequence[float]] = ()
         offsets, shares = zip(*distance)
         panels[1].plot(offsets, shares, label="all concepts", **_style(0, len(offsets)))
     panels[1].axhline(uniform, color="#d55e00", linestyle="--", linewidth=1.2, label="uniform attention")
-    panels[1].set_ylim(bottom=0)
+    panels[1].set_ylim(0, panels[1].get_ylim()[1] * 1.25)  # the legend stands above the curve
     _label(
         panels[1],
         "Attention by distance",
@@ -229,7 +229,7 @@ def dimension_spectrum(
 def role_map(lift_CU, classes: Sequence[str], significant_CU) -> Figure:
     """Attention of concepts to word classes relative to chance; a dot where it is significant."""
     lift = np.log2(np.clip(np.asarray(lift_CU, dtype=float), 2**-2, 2**2))
-    fig, (axes,) = new_axes(2.2 + 0.34 * len(classes), min(2.0 + 0.17 * len(lift), 9.0))
+    fig, (axes,) = new_axes(2.2 + 0.34 * len(classes), min(2.6 + 0.16 * len(lift), 9.0))
     image = _map(axes, lift, vmin=-2, vmax=2, aspect="auto")
     rows, columns = np.nonzero(np.asarray(significant_CU))
     size = 14 if len(lift) <= 40 else 4

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from concept_encoder.analysis.figures import to_svg
 from concept_encoder.analysis.overlap import TARGET_MEAN
 from concept_encoder.analysis.pictures import Analysis, figures_of
-from concept_encoder.analysis.rank import TARGET_SHARE
+from concept_encoder.analysis.rank import NEARLY_ONE_VECTOR, TARGET_SHARE
 from concept_encoder.analysis.report import Number, Report, write_whole
 from concept_encoder.errors import UserError
 
@@ -29,7 +29,7 @@ class KeyFigure:
     label: str
     path: tuple[str, ...]
     target: str = ""
-    met: Callable[[Any], bool] | None = None
+    met: Callable[[Any, Analysis], bool] | None = None
     note: str = ""
 
     def of(self, analysis: Analysis) -> Any:
@@ -46,7 +46,9 @@ KEY_FIGURES = (
         "effective rank / noise ceiling",
         ("rank", "share_of_ceiling"),
         f"> {TARGET_SHARE}",
-        lambda value: value > TARGET_SHARE,
+        # Concepts that are almost one vector can reach any rank in the little that is left: that meets no
+        # target.
+        lambda value, analysis: value > TARGET_SHARE and analysis["rank"]["common_share"] <= NEARLY_ONE_VECTOR,
     ),
     KeyFigure(
         "content rank / noise ceiling",
@@ -58,7 +60,7 @@ KEY_FIGURES = (
         "mean |correlation|",
         ("overlap", "raw", "mean_absolute"),
         f"< {TARGET_MEAN}",
-        lambda value: value < TARGET_MEAN,
+        lambda value, analysis: value < TARGET_MEAN,
     ),
     KeyFigure("participation ratio of dimensions", ("dimensions", "participation_ratio")),
     KeyFigure("noise ceiling of the rank", ("rank", "noise_ceiling")),
@@ -90,7 +92,7 @@ def key_numbers(analysis: Analysis) -> list[Number]:
     """Every key figure that this analysis has, marked against its target."""
     found = [(key, key.of(analysis)) for key in KEY_FIGURES]
     return [
-        Number(key.label, value, key.target, key.met(value) if key.met else None, key.note)
+        Number(key.label, value, key.target, key.met(value, analysis) if key.met else None, key.note)
         for key, value in found
         if value is not None
     ]

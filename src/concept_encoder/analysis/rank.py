@@ -213,7 +213,7 @@ def rank_report(z_TCD: Tensor, mask_TC: Tensor | None = None, *, seed: int = 0) 
         "noise_spectrum": _rounded(torch.tensor(noise_ceiling(int(count_T.median()), width, seed=seed)[1])),
     }
     if report["common_share"] > NEARLY_ONE_VECTOR:
-        share = f"{100 * (1 - report['common_share']):.2g} %"
+        share = f"{100 * (1 - common_share(z_TCD, mask_TC)):.1g} %"
         notes.append(f"a text's concepts are almost one vector: the ranks describe the {share} in which they differ")
     if int(measured_T.sum()) < TEXTS_FOR_RANK:
         got = int(measured_T.sum())

@@ -17,20 +17,20 @@ PRETRAIN: dict[str, Any] = {
     "data": {"corpus": "quickstart", "vocab_size": 4096, "sequence_length": 128},
     "objective": {"mask_rate": 0.3, "replacement": "mask"},
     "training": {
-        "max_steps": 420,
+        "max_steps": 300,
         "batch_size": 32,
         "optimizer": "muon",
         "learning_rate": 1e-2,
         "adamw_learning_rate": 6e-3,
         "weight_decay": 0.1,
         "schedule": "linear",
-        "eval_every": 70,
-        "save_every": 210,
+        "eval_every": 50,
+        "save_every": 150,
         "max_eval_rows": 256,
     },
 }
-CONCEPTS = {"preset": "woven", "num_layers": 4, "local_window": 32, "concept_ratio": 4, "concept_position": "rope"}
-TWIN = {"preset": "bert", "num_layers": 4}
+CONCEPTS = {"preset": "woven", "num_layers": 2, "local_window": 32, "concept_ratio": 4, "concept_position": "rope"}
+TWIN = {"preset": "bert", "num_layers": 2}
 FINETUNE: dict[str, Any] = {
     "data": {"task": "quickstart-topics", "max_length": 64},
     "training": {"epochs": 2, "batch_size": 32, "learning_rate": 1e-3, "schedule": "linear", "adam_beta2": 0.999},
@@ -166,7 +166,8 @@ def _write_report(
     counts = corpus.statistics
     report = Report(
         "A concept encoder, trained and explained",
-        f"{counts.documents + counts.validation_documents:,} Wikipedia summaries (CC BY-SA), {counts.tokens:,} training tokens",
+        f"{counts.documents + counts.validation_documents:,} Wikipedia summaries (CC BY-SA), "
+        f"{counts.tokens:,} training tokens",
     )
     report.section("What came out").prose(_verdict(pretrained, scores))
     if short:
@@ -196,7 +197,8 @@ def _verdict(pretrained: Results, scores: Results) -> str:
     ours_topics, twin_topics = (topics[name] for name in NAMES.values())
     against_bag = "more than" if ours_topics > bag else "less than"
     return (
-        f"Held-out masked-LM loss: concept encoder {ours:.2f}, bert twin {twin:.2f}, unigram frequencies {unigram:.2f}. "
+        f"Held-out masked-LM loss: concept encoder {ours:.2f}, bert twin {twin:.2f}, unigram frequencies "
+        f"{unigram:.2f}. "
         f"Topic accuracy: concept encoder {ours_topics:.3f}, bert twin {twin_topics:.3f}; the concept encoder scores "
         f"{against_bag} a bag of words ({bag:.3f}). One seed, minutes of training: a demonstration, not a result."
     )

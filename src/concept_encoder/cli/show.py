@@ -37,18 +37,20 @@ def number(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):
-        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3f}"
+        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}"
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def pretraining_rows(results: dict[str, dict[str, Any]]) -> tuple[list[str], list[list[Any]]]:
     """Header and rows: held-out losses beside the unigram baseline."""
-    header = ["model", "held-out loss", "tokens/s", "parameters", "concepts per tokens"]
-    rows: list[list[Any]] = [["unigram frequencies", next(iter(results.values()))["unigram_loss"], None, None, None]]
+    header = ["model", "held-out loss", "tokens/s", "parameters", "MFLOPs/token", "concepts per tokens"]
+    unigram = next(iter(results.values()))["unigram_loss"]
+    rows: list[list[Any]] = [["unigram frequencies", unigram, None, None, None, None]]
     for name, result in results.items():
         ratio = f"{result['concepts']} / {result['sequence_length']}" if result["concepts"] else "none"
         label = f"{name} ({'strict' if result['strict'] else 'hybrid'})" if result["concepts"] else name
-        rows.append([label, result["eval_loss"], result["tokens_per_second"], result["parameters"], ratio])
+        size, flops = result["parameters"], result["flops_per_token"] / 1e6
+        rows.append([label, result["eval_loss"], result["tokens_per_second"], size, flops, ratio])
     return header, rows
 
 

@@ -24,6 +24,7 @@ class ConceptEmbedding(InputModule):
     """
 
     config_keys = ["pooling", "max_seq_length"]  # noqa: RUF012
+    config_file_name = "concept_embedding.json"  # config.json is the model's
     poolings = ("concept_pool", "via_decoder")
 
     def __init__(

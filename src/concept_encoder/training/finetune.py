@@ -21,7 +21,7 @@ from concept_encoder.training.recipe import resolved, section
 from concept_encoder.training.run_folder import RunFolder
 from concept_encoder.training.settings import TrainingConfig
 from concept_encoder.training.stream import ExampleStream
-from concept_encoder.training.trainer import checkpoint_folder, run_trainer
+from concept_encoder.training.trainer import checkpoint_folder, run_trainer, use_kernel
 
 Score = Callable[[Sequence[str], np.ndarray, np.ndarray], dict[str, float | None]]
 
@@ -116,6 +116,7 @@ def finetune(
     tokenizer = load_tokenizer(str(checkpoint))
     task = task or load_task(recipe.data)
     model = _load_classifier(recipe, checkpoint, task)
+    use_kernel(model, recipe.training.attention)
     plain = resolved(model=recipe.model, data=recipe.data, training=recipe.training)
     run = RunFolder(recipe.training.output_dir, plain, recipe.training.seed)
     if run.result is not None:
@@ -123,6 +124,7 @@ def finetune(
     separate = CLASSIFIER_HEADS[recipe.model.classifier_head].separate_texts
     sides = {"train": task.train, "validation": task.validation}
     rows = {side: _tokenize(examples, tokenizer, recipe.data.max_length, separate) for side, examples in sides.items()}
+    run.begin()
     training = recipe.training
     if training.threads:
         torch.set_num_threads(training.threads)

@@ -11,13 +11,16 @@ from concept_encoder.data.packing import PreparedCorpus, prepare
 from concept_encoder.data.tokenizer import padded_vocab_size
 from concept_encoder.errors import UserError
 from concept_encoder.model import ConceptEncoderConfig, ConceptEncoderForMaskedLM
+from concept_encoder.model.accounting import cost
 from concept_encoder.objectives.masked_lm import MaskedLMCollator, ObjectiveConfig, unigram_loss
+from concept_encoder.objectives.weighting import WEIGHTINGS
+from concept_encoder.training.concept_objective import ConceptObjective
 from concept_encoder.training.model_card import model_card
 from concept_encoder.training.recipe import model_config, resolved, section
 from concept_encoder.training.run_folder import RunFolder
 from concept_encoder.training.settings import TrainingConfig
 from concept_encoder.training.stream import ExampleStream
-from concept_encoder.training.trainer import checkpoint_folder, run_trainer
+from concept_encoder.training.trainer import checkpoint_folder, run_trainer, use_kernel
 
 _EVAL_SEED = 20_101  # the held-out masks are the same for every run, whatever its seed
 
@@ -49,7 +52,32 @@ class PretrainRecipe:
                 f"data.sequence_length: {data.sequence_length} tokens exceed model.max_position_embeddings "
                 f"{config.max_position_embeddings}; raise the latter or shorten the former"
             )
+        recipe.check_objective(config)
         return recipe
+
+    def check_objective(self, config: ConceptEncoderConfig) -> None:
+        """Refuse a concept loss that this model or this way of training cannot have."""
+        objective = self.objective
+        if objective.concept_loss is None:
+            return
+        if config.concept_source == "none":
+            raise UserError(
+                f"objective.concept_loss: {objective.concept_loss!r} needs concepts, but model.concept_source is "
+                "'none'; drop it or choose a preset with concepts"
+            )
+        guarded = objective.task_share_floor > 0
+        if self.training.torch_compile and (guarded or WEIGHTINGS[objective.loss_weighting].needs_gradients):
+            field = "task_share_floor" if guarded else "loss_weighting"
+            raise UserError(
+                f"objective.{field}: gradients inside a compiled model cannot be compared; set "
+                f"training.torch_compile=false{' or objective.task_share_floor=0' if guarded else ''}"
+            )
+
+    def concept_objective(self) -> ConceptObjective | None:
+        """The concept loss with its weighting, when the recipe has one."""
+        if self.objective.concept_loss is None:
+            return None
+        return ConceptObjective(self.objective, measure=not self.training.torch_compile)
 
     def model_defaults(self) -> dict[str, Any]:
         return {"max_position_embeddings": self.data.sequence_length, "vocab_size": self.data.vocab_size}
@@ -72,6 +100,8 @@ def pretrain(recipe: PretrainRecipe, corpus: PreparedCorpus | None = None, title
     config = pretraining_config(recipe, corpus)
     torch.manual_seed(training.seed)
     model = ConceptEncoderForMaskedLM(config)
+    use_kernel(model, training.attention)
+    run.begin()
     steps = training.steps(len(corpus.train))
     length = recipe.data.sequence_length
     collator, eval_collator = (
@@ -91,6 +121,7 @@ def pretrain(recipe: PretrainRecipe, corpus: PreparedCorpus | None = None, title
         eval_collator=eval_collator,
         processing_class=corpus.tokenizer,
         model_card=lambda state: model_card(config, plain, state.log_history),
+        concept_objective=recipe.concept_objective(),
     )
     result = {
         "verb": "pretrain",
@@ -100,6 +131,7 @@ def pretrain(recipe: PretrainRecipe, corpus: PreparedCorpus | None = None, title
         "tokens_seen": steps * training.batch_size * length,
         "tokens_per_second": record.tokens_per_second,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "flops_per_token": cost(config, length, recipe.objective.mask_rate).flops_per_token,
         "concepts": config.concepts_at(length),
         "sequence_length": length,
         "strict": model.model.decoder.strict,

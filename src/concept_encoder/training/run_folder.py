@@ -22,16 +22,23 @@ _FREE_TO_CHANGE = {"output_dir", "report_to", "num_workers", "threads", "log_eve
 
 
 class RunFolder:
-    """Opens a folder for one recipe: a new run, or the same run again.
+    """The folder of one recipe: of a new run, or of the same run again. Nothing is written before `begin`.
 
     Raises:
         UserError: the folder holds another run or other files.
     """
 
     def __init__(self, path: Path, recipe: dict[str, Any], seed: int):
-        self.path = path
-        self._claim(recipe)
-        self.write_json("environment.json", {**environment(), "seed": seed})
+        self.path, self.recipe, self.seed = path, recipe, seed
+        self._check()
+
+    def begin(self) -> None:
+        """Write the recipe and the environment: from here on the folder is this run's."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        if not (self.path / "recipe.yaml").is_file():
+            recipe = yaml.safe_dump(self.recipe, sort_keys=False, allow_unicode=True)
+            write_atomically(self.path / "recipe.yaml", recipe)
+        self.write_json("environment.json", {**environment(), "seed": self.seed})
 
     @property
     def result(self) -> dict[str, Any] | None:
@@ -52,19 +59,16 @@ class RunFolder:
         """Write a small file whole or not at all."""
         write_atomically(self.path / name, json.dumps(content, indent=2, default=str) + "\n")
 
-    def _claim(self, recipe: dict[str, Any]) -> None:
+    def _check(self) -> None:
         file = self.path / "recipe.yaml"
         if file.is_file():
-            difference = _first_difference(yaml.safe_load(file.read_text(encoding="utf-8")), recipe)
+            difference = _first_difference(yaml.safe_load(file.read_text(encoding="utf-8")), self.recipe)
             if difference:
                 raise UserError(
                     f"training.output_dir: {self.path} holds another run ({difference}); choose another folder"
                 )
         elif self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
             raise UserError(f"training.output_dir: {self.path} holds something else than a run; choose an empty folder")
-        else:
-            self.path.mkdir(parents=True, exist_ok=True)
-            write_atomically(file, yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True))
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:

@@ -1,6 +1,7 @@
 """The recipe's section `training`, and its one translation to `transformers.TrainingArguments`."""
 
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,6 +29,8 @@ class TrainingConfig:
         warmup: share of the steps in which the rate rises.
         decay: with the schedule wsd, share of the steps at the end in which the rate falls.
         precision: `fp32`, or `bf16` (autocast).
+        attention: the kernel; the flash ones need CUDA and their packages.
+        report_to: any of wandb, tensorboard, trackio, each an extra of the same name.
         eval_every, save_every, log_every: in steps; 0 means at the end only (for fine-tuning: after every epoch).
         keep_checkpoints: how many of the last checkpoints stay.
         max_eval_rows: held-out rows that one evaluation reads; 0 means all.
@@ -52,6 +55,7 @@ class TrainingConfig:
     max_grad_norm: float = 1.0
     precision: Literal["fp32", "bf16"] = "fp32"
     torch_compile: bool = False
+    attention: Literal["sdpa", "eager", "flash_attention_2", "flash_attention_3"] = "sdpa"
     eval_every: int = 0
     save_every: int = 0
     log_every: int = 10
@@ -80,6 +84,9 @@ class TrainingConfig:
         unknown = set(self.report_to) - {"wandb", "tensorboard", "trackio"}
         if unknown:
             raise ValueError(f"report_to: {sorted(unknown)[0]!r} is not one of wandb, tensorboard, trackio")
+        for name in self.report_to:
+            if find_spec(name) is None:
+                raise ValueError(f'report_to: {name} is not installed; pip install "concept-encoder[{name}]"')
 
     def steps(self, num_rows: int) -> int:
         """Optimiser steps of the whole run."""

@@ -7,10 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader, Dataset
-from transformers import Trainer, set_seed
+from transformers import PreTrainedModel, Trainer, set_seed
 from transformers.trainer_callback import PrinterCallback
 from transformers.trainer_utils import rotate_checkpoints
 
@@ -18,6 +18,7 @@ from concept_encoder.errors import UserError
 from concept_encoder.model.heads import ConceptEncoderForMaskedLM
 from concept_encoder.model.loading import list_checkpoints
 from concept_encoder.training.callbacks import ProgressCallback, RecordCallback
+from concept_encoder.training.concept_objective import ConceptObjective, ConceptObjectiveCallback
 from concept_encoder.training.optimizers import make_optimizer
 from concept_encoder.training.run_folder import RunFolder
 from concept_encoder.training.settings import TrainingConfig, training_arguments
@@ -31,6 +32,7 @@ class ConceptTrainer(Trainer):
     Args:
         eval_collator: collates held-out rows (with masks that no run's seed changes).
         model_card: text of the README.md written with every checkpoint, given the trainer's state.
+        concept_objective: adds a concept loss to the loss of training steps; evaluation stays with the task's.
     """
 
     def __init__(
@@ -39,9 +41,11 @@ class ConceptTrainer(Trainer):
         config: TrainingConfig,
         eval_collator: Callable[[list], dict],
         model_card: Callable[[Any], str],
+        concept_objective: ConceptObjective | None = None,
         **kwargs: Any,
     ):
         self.config, self.eval_collator, self.model_card = config, eval_collator, model_card
+        self.concept_objective = concept_objective
         self._saving = config.output_dir / "checkpoints" / ".saving"
         super().__init__(*args, **kwargs)
         # Trap: with **kwargs in a model's forward the Trainer guesses; ours says it in its signature.
@@ -51,6 +55,23 @@ class ConceptTrainer(Trainer):
         if self.optimizer is None:
             self.optimizer = make_optimizer(self.model if model is None else model, self.config)
         return self.optimizer
+
+    def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        if self.concept_objective is None or not model.training:
+            return super().compute_loss(model, inputs, *args, **kwargs)
+        task_loss = super().compute_loss(model, self.concept_objective.watched(inputs), *args, **kwargs)
+        return self.concept_objective.total(task_loss, self.current_gradient_accumulation_steps)
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
+        loss = super().training_step(*args, **kwargs)
+        if self.concept_objective is not None:
+            self.concept_objective.after_backward()
+        return loss
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        if self.concept_objective is not None and "loss" in logs:
+            logs = {**logs, **self.concept_objective.latest}
+        super().log(logs, start_time)
 
     def get_eval_dataloader(self, eval_dataset: Dataset | None = None) -> DataLoader:
         training_collator, self.data_collator = self.data_collator, self.eval_collator
@@ -76,6 +97,8 @@ class ConceptTrainer(Trainer):
             super()._save_checkpoint(model, trial)
             if self.args.should_save:
                 (self._saving / name / "README.md").write_text(self.model_card(self.state), encoding="utf-8")
+                if self.concept_objective is not None:
+                    self.concept_objective.save(self._saving / name)
         except Exception as error:
             shutil.rmtree(self._saving, ignore_errors=True)
             if getattr(error, "errno", None) == errno.ENOSPC or any(text in str(error) for text in _NO_SPACE):
@@ -114,9 +137,22 @@ def run_trainer(
     trainer.remove_callback(PrinterCallback)
     shutil.rmtree(config.output_dir / "checkpoints" / ".saving", ignore_errors=True)
     checkpoints = list_checkpoints(config.output_dir)
+    if trainer.concept_objective is not None:
+        trainer.add_callback(ConceptObjectiveCallback(trainer.concept_objective.to(arguments.device), run))
+        if checkpoints:
+            trainer.concept_objective.load(checkpoints[-1])
     set_seed(config.seed)
     trainer.train(resume_from_checkpoint=str(checkpoints[-1]) if checkpoints else None)
     return trainer, record
+
+
+def use_kernel(model: PreTrainedModel, name: str) -> None:
+    """Let the model attend with this kernel. Raises `UserError` when the machine does not have it."""
+    try:
+        model.set_attn_implementation(name)
+    except (ImportError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"training.attention: {name!r} cannot run here ({reason}); use sdpa") from None
 
 
 def checkpoint_folder(run: Path) -> Path:
