@@ -6,6 +6,7 @@ import torch
 from concept_encoder.analysis import causal
 from concept_encoder.analysis.subject import Subject, load_subject
 from concept_encoder.errors import UserError
+from concept_encoder.model.streams import Streams
 
 
 class Counting(torch.nn.Module):
@@ -15,21 +16,20 @@ class Counting(torch.nn.Module):
 
     def __init__(self, mask_BC=None):
         super().__init__()
-        self.config = SimpleNamespace(concept_source="learned")
+        self.config = SimpleNamespace(concept_source="learned", layer_types=["read"])
         self.mask_BC, self.encoded = mask_BC, 0
 
     @property
     def base_model(self):
         return self
 
-    def encode(self, input_ids):
+    def encode(self, input_ids, intervention=None):
         self.encoded += 1
-        return input_ids[:, :1, None].float().expand(-1, 3, 4)
+        z_BCD = input_ids[:, :1, None].float().expand(-1, 3, 4)
+        return Streams(z_BCD, None, None, z_BCD=z_BCD, z_mask_BC=self.mask_BC, intervention=intervention)
 
     def forward(self, input_ids, labels, concept_intervention=None):
-        truth_B, z_BCD = input_ids[:, 0].float(), self.encode(input_ids)
-        if concept_intervention is not None:
-            z_BCD = concept_intervention(z_BCD, self.mask_BC)
+        truth_B, z_BCD = input_ids[:, 0].float(), self.encode(input_ids, intervention=concept_intervention).heard_BCD
         return SimpleNamespace(loss=(z_BCD[:, 0, 0] - truth_B).square().mean())
 
 

@@ -166,6 +166,20 @@ def test_token_classifier():
     output.loss.backward()
 
 
+@every_variant
+def test_the_answer_hears_the_concepts(config):
+    """An intervention reaches every place where tokens read concepts: identity changes nothing, noise the answer."""
+    if config.concept_source == "none":
+        return
+    ids, mask = padded_batch(config)
+    model = build(ConceptEncoderForMaskedLM, config)
+    plain = model(ids, attention_mask=mask).logits
+    same = model(ids, attention_mask=mask, concept_intervention=lambda z, _: z).logits
+    noise = model(ids, attention_mask=mask, concept_intervention=lambda z, _: torch.randn_like(z)).logits
+    torch.testing.assert_close(same, plain)
+    assert (noise - plain)[mask.bool()].abs().max() > 1e-4
+
+
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.filter_too_much, HealthCheck.too_slow])
 @given(config=valid_configs())
 def test_sampled_combinations(config):

@@ -1,13 +1,13 @@
-"""Does the task use the concepts? The loss that is added when they are taken away before decoding.
+"""Does the task use the concepts? The loss that is added when tokens no longer hear them, in moves and decoder.
 
 Three ways to take a concept away: **zero** it; **shuffle** it between texts (it stays plausible, but
 belongs to another text); replace it by its **mean** over texts (it keeps what it always says). Added loss
-near zero for all concepts at once means that the decoder answers without them, whatever its score.
+near zero for all concepts at once means that the model answers without them, whatever its score.
 
 Shapes: B texts of a batch, C concepts, N tokens, D width, X batches.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -18,11 +18,11 @@ from concept_encoder.analysis.capture import Progress
 from concept_encoder.analysis.subject import Subject, batches, tokenize
 from concept_encoder.errors import UserError
 from concept_encoder.model import ConceptEncoderModel
-from concept_encoder.model.streams import Streams
+from concept_encoder.model.moves import MOVES
+from concept_encoder.model.streams import Intervention, Streams
 from concept_encoder.objectives.masking import TokenMasking
 
 KINDS = ("zero", "shuffle", "mean")
-Intervention = Callable[[Tensor, Tensor | None], Tensor]
 
 
 def masked_batches(
@@ -58,9 +58,15 @@ def zeroed(which_C: Tensor) -> Intervention:
     return lambda z_BCD, mask_BC: z_BCD.masked_fill(_fit(which_C, z_BCD), 0.0)
 
 
-def averaged(which_C: Tensor, mean_CD: Tensor) -> Intervention:
-    """Concepts replaced by their mean over texts."""
-    return lambda z_BCD, mask_BC: torch.where(_fit(which_C, z_BCD), mean_CD[: z_BCD.shape[1]], z_BCD)
+def averaged(which_C: Tensor) -> Intervention:
+    """Concepts replaced by their mean over the texts of the batch that have them, at the depth where they are heard."""
+
+    def blend(z_BCD: Tensor, mask_BC: Tensor | None) -> Tensor:
+        real_BC1 = torch.ones_like(z_BCD[..., :1]) if mask_BC is None else mask_BC[..., None].to(z_BCD.dtype)
+        mean_CD = (z_BCD * real_BC1).sum(0) / real_BC1.sum(0).clamp_min(1)
+        return torch.where(_fit(which_C, z_BCD), mean_CD, z_BCD)
+
+    return blend
 
 
 def shuffled(which_C: Tensor) -> Intervention:
@@ -92,9 +98,9 @@ def dependence(
     """
     labels_X = np.array([float((batch["labels"] != -100).sum()) for batch in made])
     with encoded_once(subject.encoder):
-        mean_CD, exists_C, base_X = _means(subject, made)
+        exists_C, base_X = _base(subject, made)
         report = {"labels": int(labels_X.sum()), "base_loss": _weighted(base_X, labels_X), "all": {}, "notes": []}
-        for kind, change in _changes(torch.ones_like(exists_C), mean_CD).items():
+        for kind, change in _changes(torch.ones_like(exists_C)).items():
             added_X = np.array([_loss(subject, batch, change) for batch in made]) - base_X
             error = float(added_X.std(ddof=1) / len(made) ** 0.5) if len(made) > 1 else None
             report["all"][kind] = {"added": _weighted(added_X, labels_X), "standard_error": error and round(error, 5)}
@@ -102,19 +108,19 @@ def dependence(
             report["notes"].append("shuffling needs at least 2 texts in a batch, got 1")
         if each_batches:
             few = slice(0, each_batches)
-            each = _each(subject, made[few], base_X[few], labels_X[few], mean_CD, exists_C, progress)
+            each = _each(subject, made[few], base_X[few], labels_X[few], exists_C, progress)
             report |= {"each": each, "each_labels": int(labels_X[few].sum()), "most_missed": _most_missed(each["mean"])}
     return report
 
 
 def _each(
-    subject: Subject, made, base_X, labels_X, mean_CD: Tensor, exists_C: Tensor, progress: Progress | None
+    subject: Subject, made, base_X, labels_X, exists_C: Tensor, progress: Progress | None
 ) -> dict[str, list[float | None]]:
     """Added loss for every concept alone, by kind; None for a concept that never exists."""
     each: dict[str, list[float | None]] = {kind: [] for kind in KINDS}
     for concept, exists in enumerate(exists_C.tolist()):
         alone_C = torch.arange(len(exists_C)) == concept
-        for kind, change in _changes(alone_C, mean_CD).items():
+        for kind, change in _changes(alone_C).items():
             added_X = np.array([_loss(subject, batch, change) for batch in made]) - base_X if exists else None
             each[kind].append(None if added_X is None else _weighted(added_X, labels_X))
         if progress:
@@ -126,14 +132,18 @@ def _each(
 def encoded_once(encoder: ConceptEncoderModel) -> Iterator[None]:
     """While open, a batch that comes again is not encoded again: only what follows the concepts differs.
 
-    Encoding is four fifths of a pass, and every concept alone is hundreds of passes over the same batches.
+    Encoding is four fifths of a pass, and every concept alone is hundreds of passes over the same batches. Where tokens
+    hear concepts inside the encoder (`write`, `exchange`), every pass is a whole one.
     """
+    if any({"tokens"} <= MOVES[name].updates and "concepts" in MOVES[name].uses for name in encoder.config.layer_types):
+        yield
+        return
     encode, kept = encoder.encode, {}
 
-    def remembered(input_ids: Tensor, *others: Tensor | None) -> Streams:
+    def remembered(input_ids: Tensor, *others: Tensor | None, intervention: Intervention | None = None) -> Streams:
         if id(input_ids) not in kept:
             kept[id(input_ids)] = encode(input_ids, *others)
-        return kept[id(input_ids)]
+        return kept[id(input_ids)].replace(intervention=intervention)
 
     encoder.encode = remembered
     try:
@@ -142,8 +152,8 @@ def encoded_once(encoder: ConceptEncoderModel) -> Iterator[None]:
         del encoder.encode  # the method of the class shows again
 
 
-def _changes(which_C: Tensor, mean_CD: Tensor) -> dict[str, Intervention]:
-    changes = (zeroed(which_C), shuffled(which_C), averaged(which_C, mean_CD))
+def _changes(which_C: Tensor) -> dict[str, Intervention]:
+    changes = (zeroed(which_C), shuffled(which_C), averaged(which_C))
     return dict(zip(KINDS, changes))
 
 
@@ -151,21 +161,19 @@ def _loss(subject: Subject, batch: dict[str, Tensor], change: Intervention | Non
     return float(subject.model(**batch, concept_intervention=change).loss)
 
 
-def _means(subject: Subject, made: Sequence[dict[str, Tensor]]) -> tuple[Tensor, Tensor, np.ndarray]:
-    """Each concept's mean before decoding [C, D], which ever exist [C], and the losses as they are [X]."""
-    seen: list[tuple[Tensor, Tensor]] = []
+def _base(subject: Subject, made: Sequence[dict[str, Tensor]]) -> tuple[Tensor, np.ndarray]:
+    """Which concepts ever exist [C], and the losses as they are [X]."""
+    seen: list[Tensor] = []
 
     def watch(z_BCD: Tensor, mask_BC: Tensor | None) -> Tensor:
-        seen.append((z_BCD, torch.ones(z_BCD.shape[:2], dtype=torch.bool) if mask_BC is None else mask_BC))
+        seen.append(torch.ones(z_BCD.shape[1], dtype=torch.bool) if mask_BC is None else mask_BC.any(0))
         return z_BCD
 
     base_X = np.array([_loss(subject, batch, watch) for batch in made])
-    concepts = max(z_BCD.shape[1] for z_BCD, _ in seen)
-    sum_CD, count_C = torch.zeros(concepts, seen[0][0].shape[-1]), torch.zeros(concepts)
-    for z_BCD, mask_BC in seen:
-        sum_CD[: z_BCD.shape[1]] += (z_BCD * mask_BC[..., None]).sum(0)
-        count_C[: z_BCD.shape[1]] += mask_BC.sum(0)
-    return sum_CD / count_C.clamp_min(1)[:, None], count_C > 0, base_X
+    exists_C = torch.zeros(max(map(len, seen)), dtype=torch.bool)
+    for ever_C in seen:
+        exists_C[: len(ever_C)] |= ever_C
+    return exists_C, base_X
 
 
 def _weighted(added_X: np.ndarray, labels_X: np.ndarray) -> float:

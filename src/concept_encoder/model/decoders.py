@@ -84,7 +84,7 @@ class WeightedDecoder(Decoder):
         self.logits = nn.Embedding(config.max_position_embeddings, config.num_concepts)
 
     def queries(self, s: Streams, index_BK: Tensor) -> Tensor:
-        return self.logits(index_BK).softmax(-1) @ self.concept_norm(s.z_BCD)
+        return self.logits(index_BK).softmax(-1) @ self.concept_norm(s.heard_BCD)
 
 
 @DECODERS.register("query_position")
@@ -138,7 +138,7 @@ class UpsampleDecoder(Decoder):
 
     def queries(self, s: Streams, index_BK: Tensor) -> Tensor:
         owner_BK, place_BK = SOURCES[self.config.concept_source].owner(self.config, index_BK)
-        return gather_tokens(self.concept_norm(s.z_BCD), owner_BK) + self.place_norm(self.place(place_BK))
+        return gather_tokens(self.concept_norm(s.heard_BCD), owner_BK) + self.place_norm(self.place(place_BK))
 
 
 @DECODERS.register("upsample_residual")

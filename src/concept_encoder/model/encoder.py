@@ -3,7 +3,6 @@
 Shape suffixes: see `streams.py`.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -19,9 +18,7 @@ from concept_encoder.model.decoders import DECODERS
 from concept_encoder.model.moves import MOVES
 from concept_encoder.model.positions import SinusoidalPosition, states_position
 from concept_encoder.model.sources import SOURCES, AnchoredSource, LearnedSource
-from concept_encoder.model.streams import Streams
-
-Intervention = Callable[[Tensor, Tensor | None], Tensor]
+from concept_encoder.model.streams import Intervention, Streams
 
 
 @dataclass
@@ -45,7 +42,7 @@ class ConceptEncoderOutput(ModelOutput):
 
 def normed_concepts(s: Streams) -> Tensor:
     """Concepts `[B, C, D]` at unit scale. No weights: masked language modelling would not train them."""
-    return F.layer_norm(s.z_BCD, s.z_BCD.shape[-1:])
+    return F.layer_norm(s.heard_BCD, s.z_BCD.shape[-1:])
 
 
 class Embeddings(nn.Module):
@@ -123,15 +120,25 @@ class ConceptEncoderModel(ConceptEncoderPreTrainedModel):
         attention_mask: Tensor | None = None,
         token_type_ids: Tensor | None = None,
         attentions: list[tuple[str, Tensor]] | None = None,
+        intervention: Intervention | None = None,
     ) -> Streams:
-        """Run the moves. `input_ids` `[B, N]`; `attention_mask` None means that nothing is padded."""
+        """Run the moves. `input_ids` `[B, N]`; `attention_mask` None means that nothing is padded.
+
+        With an `intervention` tokens hear other concepts, here and in `decode`; concepts themselves go on as they are.
+        """
         length = input_ids.shape[1]
         if length > self.config.max_position_embeddings:
             limit = self.config.max_position_embeddings
             raise ValueError(f"input_ids: {length} tokens exceed max_position_embeddings {limit}; truncate the text")
         pos_BN = torch.arange(length, device=input_ids.device)[None]
         mask_BN = None if attention_mask is None else attention_mask.bool()
-        start = Streams(self.embeddings(input_ids, token_type_ids, pos_BN), pos_BN, mask_BN, attentions=attentions)
+        start = Streams(
+            self.embeddings(input_ids, token_type_ids, pos_BN),
+            pos_BN,
+            mask_BN,
+            intervention=intervention,
+            attentions=attentions,
+        )
         s = start.replace(start=start, x_mask_BN=self._visible(input_ids, mask_BN))
         for name, group in zip(self.config.layer_types, self.config.layer_groups):
             if s.z_BCD is None and "concepts" in MOVES[name].uses:

@@ -10,8 +10,9 @@ from transformers.activations import ACT2FN
 from transformers.modeling_outputs import MaskedLMOutput, SequenceClassifierOutput, TokenClassifierOutput
 
 from concept_encoder.model.config import ConceptEncoderConfig
-from concept_encoder.model.encoder import ConceptEncoderModel, ConceptEncoderPreTrainedModel, Intervention
+from concept_encoder.model.encoder import ConceptEncoderModel, ConceptEncoderPreTrainedModel
 from concept_encoder.model.pooling import CLASSIFIER_HEADS
+from concept_encoder.model.streams import Intervention
 
 IGNORE = -100
 
@@ -55,11 +56,9 @@ class ConceptEncoderForMaskedLM(ConceptEncoderPreTrainedModel):
             label_index: `[B, K]`, the tokens that the labels belong to. A fixed K (a masking budget) keeps the
                 graph static for `torch.compile`.
             num_items_in_batch: labels in the whole accumulated batch; the summed loss is divided by it.
-            concept_intervention: maps `(z_BCD, mask_BC)` to other concepts between encoding and decoding.
+            concept_intervention: maps `(z_BCD, mask_BC)` to what tokens hear of the concepts instead, wherever they do.
         """
-        s = self.model.encode(input_ids, attention_mask, token_type_ids)
-        if concept_intervention is not None:
-            s = s.replace(z_BCD=concept_intervention(s.z_BCD, s.z_mask_BC))
+        s = self.model.encode(input_ids, attention_mask, token_type_ids, intervention=concept_intervention)
         if labels is None:
             output = MaskedLMOutput(logits=self.head(self.model.decode(s)))
             return output if return_dict is not False else output.to_tuple()
@@ -137,9 +136,7 @@ class ConceptEncoderForSequenceClassification(ConceptEncoderPreTrainedModel):
         `input_ids` and its companions are `[B, N]`, or `[B, 2, N]` for the head `pair`.
         """
         inputs = self.pool.texts(input_ids, attention_mask, token_type_ids)
-        s = self.model.encode(*inputs)
-        if concept_intervention is not None:
-            s = s.replace(z_BCD=concept_intervention(s.z_BCD, s.z_mask_BC))
+        s = self.model.encode(*inputs, intervention=concept_intervention)
         logits = self.classifier(self.dropout(self.pool(self.model, s)))
         loss = None if labels is None else _classification_loss(logits, labels, self.config)
         output = SequenceClassifierOutput(loss=loss, logits=logits)

@@ -135,7 +135,7 @@ class Write(Move):
 
     def forward(self, s: Streams) -> Streams:
         update, weights = self.attention(
-            self.token_norm(s.x_BND), self.concept_norm(s.z_BCD), s.z_mask_BC, s.x_pos_BN, s.z_pos_BC
+            self.token_norm(s.x_BND), self.concept_norm(s.heard_BCD), s.z_mask_BC, s.x_pos_BN, s.z_pos_BC
         )
         self.record(s, weights)
         x_BND = s.x_BND + update
@@ -192,9 +192,13 @@ class Exchange(Move):
     def forward(self, s: Streams) -> Streams:
         attention, concepts = self.attention, self.concept_norm(s.z_BCD)
         match_z, match_x, v_BHNd = attention.project(concepts, self.token_norm(s.x_BND), s.z_pos_BC, s.x_pos_BN)
-        v_BHCd = attention.split_heads(self.concept_value(concepts))
         bias = attention.position_bias(match_z, match_x, s.x_mask_BN)
         to_concepts, weights = attention.attend(match_z, match_x, v_BHNd, attention.kernel_mask(bias, s.x_mask_BN))
+        if s.intervention is not None:  # tokens hear other concepts than those that read them
+            concepts = self.concept_norm(s.heard_BCD)
+            match_z = attention.position.rotate(attention.split_heads(attention.query(concepts)), s.z_pos_BC)
+            bias = attention.position_bias(match_z, match_x, s.x_mask_BN)
+        v_BHCd = attention.split_heads(self.concept_value(concepts))
         turned = None if bias is None else bias.mT
         to_tokens, _ = attention.attend(match_x, match_z, v_BHCd, attention.kernel_mask(turned, s.z_mask_BC))
         if s.attentions is not None and weights is not None:

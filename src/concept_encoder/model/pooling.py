@@ -100,7 +100,7 @@ class ClsQueryHead(ClassifierHead):
         query_B1D = self.query.weight.expand(s.z_BCD.shape[0], 1, -1)
         place = torch.zeros(1, 1, device=s.z_BCD.device)
         update_B1D, _ = self.attention(
-            self.query_norm(query_B1D), self.concept_norm(s.z_BCD), s.z_mask_BC, place, s.z_pos_BC
+            self.query_norm(query_B1D), self.concept_norm(s.heard_BCD), s.z_mask_BC, place, s.z_pos_BC
         )
         return self.norm(query_B1D + update_B1D)[:, 0]
 

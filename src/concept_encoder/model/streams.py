@@ -4,9 +4,12 @@ Shape suffixes, used in all of `model/`: B texts, N tokens, C concepts, D hidden
 Q queries, K keys or chosen positions, V vocabulary.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from torch import Tensor
+
+Intervention = Callable[[Tensor, Tensor | None], Tensor]
 
 
 @dataclass(frozen=True)
@@ -22,6 +25,7 @@ class Streams:
         z_BCD: concept states; None before the first move that needs them.
         z_pos_BC: where each concept sits: its slot, or the place in the text that it owns.
         z_mask_BC: True for concepts that exist (a short text in a padded batch has fewer).
+        intervention: maps `(z_BCD, z_mask_BC)` to what tokens hear of the concepts instead; for causal questions.
         attentions: when not None, moves append `(move, weights_BHQK)` here.
     """
 
@@ -33,7 +37,15 @@ class Streams:
     z_mask_BC: Tensor | None = None
     start: "Streams | None" = None
     full: "Streams | None" = None
+    intervention: Intervention | None = None
     attentions: list[tuple[str, Tensor]] | None = None
+
+    @property
+    def heard_BCD(self) -> Tensor | None:
+        """The concepts as tokens hear them, wherever tokens read concepts: in the moves and in the decoder."""
+        if self.intervention is None or self.z_BCD is None:
+            return self.z_BCD
+        return self.intervention(self.z_BCD, self.z_mask_BC)
 
     def replace(self, **changes: object) -> "Streams":
         """A copy with some fields exchanged."""
