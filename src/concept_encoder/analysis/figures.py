@@ -83,6 +83,12 @@ def _style(index: int, points: int) -> dict:
     return style | {"marker": style["marker"] if points <= 30 else None}
 
 
+def _log_scale(axes: Axes) -> None:
+    """Plain numbers on the ticks: text is never parsed as mathematics here, as tokens may hold any sign."""
+    axes.set_yscale("log")
+    axes.yaxis.set_major_formatter("{x:g}")
+
+
 def _label(axes: Axes, title: str, x: str, y: str) -> None:
     axes.set_title(title, loc="left")
     axes.set_xlabel(x)
@@ -124,7 +130,7 @@ def spectrum(
         values = values[values > 1e-6]
         top = max(top, values.max(initial=0))
         axes.plot(np.arange(1, len(values) + 1), values, label=name, **_style(index, len(values)))
-    axes.set_yscale("log")
+    _log_scale(axes)
     axes.set_ylim(max(1e-5, axes.get_ylim()[0]), max(top * 1.6, 1e-3))
     _label(axes, title, "index k of the singular value", "share of the sum, s_k / Σ s")
     axes.legend()
@@ -215,7 +221,7 @@ def dimension_spectrum(
         real = shares > 1e-8  # below is rounding: a norm takes one direction out, for instance
         panels[0].plot(order[real], shares[real], label=name, **_style(index, len(shares)))
         panels[1].plot(order, np.cumsum(shares), label=name, **_style(index, len(shares)))
-    panels[0].set_yscale("log")
+    _log_scale(panels[0])
     panels[1].axhline(0.9, color="#444444", linewidth=0.9, linestyle=(0, (6, 3)))
     panels[1].annotate("90 %", (0.99, 0.9), xycoords=("axes fraction", "data"), ha="right", va="top")
     panels[1].set_ylim(0, 1.03)

@@ -33,7 +33,7 @@ CONCEPTS = {"preset": "woven", "num_layers": 2, "local_window": 32, "concept_rat
 TWIN = {"preset": "bert", "num_layers": 2}
 FINETUNE: dict[str, Any] = {
     "data": {"task": "quickstart-topics", "max_length": 64},
-    "training": {"epochs": 2, "batch_size": 32, "learning_rate": 1e-3, "schedule": "linear", "adam_beta2": 0.999},
+    "training": {"epochs": 1.5, "batch_size": 32, "learning_rate": 1e-3, "schedule": "linear", "adam_beta2": 0.999},
 }
 SHORT = ["training.max_steps=12", "training.eval_every=6", "training.save_every=6", "training.max_eval_rows=32"]
 NAMES = {"woven": "concept encoder", "bert": "bert twin"}
@@ -139,7 +139,7 @@ def _analyze(folder: Path, corpus: "PreparedCorpus", short: bool) -> dict[str, A
     from concept_encoder.analysis.analyze import analyze
     from concept_encoder.cli.show import show_table
 
-    texts = corpus.validation_texts[: 64 if short else 512]
+    texts = corpus.validation_texts[: 64 if short else 384]
     analysis = analyze(folder / "pretrain-woven", texts, causal_texts=32)
     from concept_encoder.analysis.present import key_numbers
 

@@ -36,7 +36,9 @@ def all_families() -> dict[str, tuple[str, dict[str, str]]]:
     from concept_encoder.model.pooling import CLASSIFIER_HEADS
     from concept_encoder.model.positions import POSITIONS
     from concept_encoder.model.sources import SOURCES
+    from concept_encoder.objectives.concept_losses import CONCEPT_LOSSES
     from concept_encoder.objectives.masking import MASKINGS
+    from concept_encoder.objectives.weighting import WEIGHTINGS
 
     registries = {
         "moves": ("model.layer_types, model.decoder_layer_types", MOVES),
@@ -45,6 +47,8 @@ def all_families() -> dict[str, tuple[str, dict[str, str]]]:
         "positions": ("model.token_position, model.concept_position", POSITIONS),
         "heads": ("model.classifier_head", CLASSIFIER_HEADS),
         "maskings": ("objective.masking", MASKINGS),
+        "concept-losses": ("objective.concept_loss", CONCEPT_LOSSES),
+        "weightings": ("objective.loss_weighting", WEIGHTINGS),
     }
     families = {
         name: (field, {member: _one_line(cls) for member, cls in registry.items()})
@@ -58,4 +62,8 @@ def all_families() -> dict[str, tuple[str, dict[str, str]]]:
 
 
 def _one_line(cls: type) -> str:
-    return " ".join(inspect.cleandoc(cls.__doc__ or "").split())
+    """The docstring up to its source; formulas and examples are left to the reader of the code."""
+    text = inspect.cleandoc(cls.__doc__ or "")
+    about = text.split("\n\n")[0]
+    source = "" if "Source: " in about else next((p for p in text.split("\n\n") if "Source: " in p), "")
+    return " ".join(f"{about} {source[source.find('Source: ') :] if source else ''}".split())

@@ -117,6 +117,12 @@ class ConceptEncoderConfig(PreTrainedConfig):
     def concepts_own_positions(self) -> bool:
         return SOURCES[self.concept_source].owns_positions
 
+    @property
+    def decoder_hears_concepts(self) -> bool:
+        """Whether the decoder reads the last concepts; `token_stream` without layers does not."""
+        in_layers = any("concepts" in MOVES[name].uses for name in self.decoder_layer_types)
+        return in_layers or "concepts" in DECODERS[self.decoder].reads
+
     def concepts_at(self, length: int) -> int:
         """C for a text of `length` tokens; 0 without concepts."""
         return SOURCES[self.concept_source].num_concepts(self, length)

@@ -5,6 +5,7 @@ product of the model is
 computed for hidden tokens only.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -13,7 +14,9 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from concept_encoder.objectives.concept_losses import CONCEPT_LOSSES
 from concept_encoder.objectives.masking import MASKINGS, PLACE, replace_tokens
+from concept_encoder.objectives.weighting import WEIGHTINGS
 
 IGNORE = -100
 REPLACEMENTS = {"80-10-10": (0.1, 0.1), "mask": (0.0, 0.0)}
@@ -28,16 +31,45 @@ class ObjectiveConfig:
         mask_rate: share of the maskable tokens of a row that are hidden, exactly.
         replacement: `80-10-10` (BERT: [MASK], random, kept) or `mask` (always [MASK]; arXiv:2202.08005 finds it no
             worse).
+        concept_loss: a loss on the concepts beside the masked-LM loss, see `objectives/concept_losses.py`; None for
+            none.
+        loss_weighting: how the two add up, see `objectives/weighting.py`.
+        concept_loss_weight: of the concept loss, against 1 for the masked-LM loss.
+        rank_target: with `constraint`, the effective rank below which the concept loss acts, as a share of the most
+            that a text's concepts can reach.
+        task_share_floor: the least share of the gradient at the concepts that the masked-LM loss should hold, in the
+            mean of the last steps; 0 turns the guard off.
+        on_low_task_share: what happens below the floor.
     """
 
     masking: str = "token"
     mask_rate: float = 0.15
     replacement: Literal["80-10-10", "mask"] = "80-10-10"
+    concept_loss: str | None = None
+    loss_weighting: str = "fixed"
+    concept_loss_weight: float = 0.1
+    rank_target: float = 0.5
+    task_share_floor: float = 0.1
+    on_low_task_share: Literal["warn", "stop"] = "warn"
 
     def __post_init__(self) -> None:
         MASKINGS.member("masking", self.masking)
         if not 0 < self.mask_rate < 1:
             raise ValueError(f"mask_rate: {self.mask_rate} is not between 0 and 1; BERT uses 0.15")
+        weighting = WEIGHTINGS.member("loss_weighting", self.loss_weighting)
+        if self.concept_loss is not None:
+            loss = CONCEPT_LOSSES.member("concept_loss", self.concept_loss)
+            if weighting.needs_nonnegative and not loss.nonnegative:
+                raise ValueError(
+                    f"loss_weighting: {weighting.name!r} needs a loss that is never negative, {loss.name!r} can be; "
+                    "use 'fixed' or 'constraint'"
+                )
+        if not 0 < self.concept_loss_weight < math.inf:
+            raise ValueError(f"concept_loss_weight: {self.concept_loss_weight} is not positive; 0.1 is a start")
+        if not 0 < self.rank_target <= 1:
+            raise ValueError(f"rank_target: {self.rank_target} is not a share above 0 and at most 1; 0.5 is a start")
+        if not 0 <= self.task_share_floor < 1:
+            raise ValueError(f"task_share_floor: {self.task_share_floor} is not a share below 1; 0 turns the guard off")
 
 
 class MaskedLMCollator:

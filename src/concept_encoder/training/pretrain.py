@@ -65,6 +65,11 @@ class PretrainRecipe:
                 f"objective.concept_loss: {objective.concept_loss!r} needs concepts, but model.concept_source is "
                 "'none'; drop it or choose a preset with concepts"
             )
+        if not config.decoder_hears_concepts and WEIGHTINGS[objective.loss_weighting].needs_gradients:
+            raise UserError(
+                f"objective.loss_weighting: {objective.loss_weighting!r} compares gradients at the last concepts, but "
+                f"decoder {config.decoder!r} does not read them; use fixed or constraint"
+            )
         guarded = objective.task_share_floor > 0
         if self.training.torch_compile and (guarded or WEIGHTINGS[objective.loss_weighting].needs_gradients):
             field = "task_share_floor" if guarded else "loss_weighting"
@@ -73,11 +78,11 @@ class PretrainRecipe:
                 f"training.torch_compile=false{' or objective.task_share_floor=0' if guarded else ''}"
             )
 
-    def concept_objective(self) -> ConceptObjective | None:
+    def concept_objective(self, config: ConceptEncoderConfig) -> ConceptObjective | None:
         """The concept loss with its weighting, when the recipe has one."""
         if self.objective.concept_loss is None:
             return None
-        return ConceptObjective(self.objective, measure=not self.training.torch_compile)
+        return ConceptObjective(self.objective, not self.training.torch_compile and config.decoder_hears_concepts)
 
     def model_defaults(self) -> dict[str, Any]:
         return {"max_position_embeddings": self.data.sequence_length, "vocab_size": self.data.vocab_size}
@@ -121,7 +126,7 @@ def pretrain(recipe: PretrainRecipe, corpus: PreparedCorpus | None = None, title
         eval_collator=eval_collator,
         processing_class=corpus.tokenizer,
         model_card=lambda state: model_card(config, plain, state.log_history),
-        concept_objective=recipe.concept_objective(),
+        concept_objective=recipe.concept_objective(config),
     )
     result = {
         "verb": "pretrain",

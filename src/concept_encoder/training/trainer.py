@@ -50,6 +50,8 @@ class ConceptTrainer(Trainer):
         super().__init__(*args, **kwargs)
         # Trap: with **kwargs in a model's forward the Trainer guesses; ours says it in its signature.
         self.model_accepts_loss_kwargs = isinstance(self.model, ConceptEncoderForMaskedLM)
+        if concept_objective is not None:
+            concept_objective.to(self.args.device).attach(self.model)
 
     def create_optimizer(self, model: nn.Module | None = None) -> Optimizer:
         if self.optimizer is None:
@@ -59,7 +61,7 @@ class ConceptTrainer(Trainer):
     def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         if self.concept_objective is None or not model.training:
             return super().compute_loss(model, inputs, *args, **kwargs)
-        task_loss = super().compute_loss(model, self.concept_objective.watched(inputs), *args, **kwargs)
+        task_loss = super().compute_loss(model, inputs, *args, **kwargs)
         return self.concept_objective.total(task_loss, self.current_gradient_accumulation_steps)
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
@@ -138,7 +140,7 @@ def run_trainer(
     shutil.rmtree(config.output_dir / "checkpoints" / ".saving", ignore_errors=True)
     checkpoints = list_checkpoints(config.output_dir)
     if trainer.concept_objective is not None:
-        trainer.add_callback(ConceptObjectiveCallback(trainer.concept_objective.to(arguments.device), run))
+        trainer.add_callback(ConceptObjectiveCallback(trainer.concept_objective, run))
         if checkpoints:
             trainer.concept_objective.load(checkpoints[-1])
     set_seed(config.seed)
