@@ -72,6 +72,8 @@ def test_own_files_are_learned_through_the_concepts(sections, tmp_path):
     assert json.loads((tmp_path / "run" / "result.json").read_text())["scores"] == result["scores"]
     model = load_checkpoint(ConceptEncoderForSequenceClassification, tmp_path / "run")
     assert set(model.config.id2label.values()) == {"animal", "tool"}
+    with pytest.raises(ValueError, match="holds no weights for head"):
+        load_checkpoint(ConceptEncoderForMaskedLM, tmp_path / "run")
 
 
 def test_every_pretrained_weight_is_used_via_the_decoder(checkpoint):

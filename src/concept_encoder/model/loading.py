@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 from concept_encoder.model.config import ConceptEncoderConfig
 
 M = TypeVar("M", bound=PreTrainedModel)
+_NEW_HEADS = ("classifier.", "pool.")  # what fine-tuning starts anew
 
 
 def resolve_checkpoint(path: str | Path) -> Path:
@@ -54,7 +55,9 @@ def load_checkpoint(model_class: type[M], path: str | Path, **fields: Any) -> M:
     kernel = fields.pop("attn_implementation", None)
     config = ConceptEncoderConfig(**{**saved, **fields})
     try:
-        return model_class.from_pretrained(folder, config=config, attn_implementation=kernel)
+        model, report = model_class.from_pretrained(
+            folder, config=config, attn_implementation=kernel, output_loading_info=True
+        )
     except SafetensorError as error:
         raise ValueError(f"{folder / 'model.safetensors'}: damaged ({error}); use an earlier checkpoint") from None
     except OSError as error:
@@ -64,3 +67,19 @@ def load_checkpoint(model_class: type[M], path: str | Path, **fields: Any) -> M:
             (line.strip() for line in str(error).splitlines() if "shape" in line or "size" in line), str(error)
         )
         raise ValueError(f"{folder}: the weights do not fit the configuration ({reason[:200]})") from None
+    _check_nothing_is_lost(folder, report)
+    return model
+
+
+def _check_nothing_is_lost(folder: Path, report: dict[str, Any]) -> None:
+    """Whatever pretraining made must be there and be used: encoder and decoder whole, only heads may differ."""
+    missing = sorted(key for key in report["missing_keys"] if not key.startswith(_NEW_HEADS))
+    dropped = sorted(key for key in report["unexpected_keys"] if not key.startswith((*_NEW_HEADS, "head.")))
+    if missing:
+        raise ValueError(
+            f"{folder}: holds no weights for {missing[0]} ({len(missing)} in all); it was saved by another model"
+        )
+    if dropped:
+        raise ValueError(
+            f"{folder}: {dropped[0]} ({len(dropped)} weights in all) would be dropped; it was saved by another model"
+        )
