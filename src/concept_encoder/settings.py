@@ -49,6 +49,8 @@ def load_yaml(path: str | Path) -> dict[str, Any]:
         where = f"{path}:{mark.line + 1}" if mark else str(path)
         problem = getattr(error, "problem", None) or str(error).splitlines()[0]
         raise UserError(f"{where}: not valid YAML ({problem})") from None
+    except (ValueError, RecursionError) as error:  # an impossible date; brackets without end
+        raise UserError(f"{path}: not valid YAML ({str(error)[:80]})") from None
     if not isinstance(content, dict):
         raise UserError(f"{path}: a recipe is a mapping of sections, found {type(content).__name__}")
     return content
@@ -63,7 +65,7 @@ def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
             raise UserError(f"override {override!r}: write it as section.field=value")
         try:
             fields[name.strip()] = _yaml(text)
-        except yaml.YAMLError:
+        except (yaml.YAMLError, ValueError, RecursionError):
             raise UserError(f"override {override!r}: the value is not valid YAML; quote it") from None
     return fields
 

@@ -7,6 +7,7 @@ from safetensors.torch import load_file, save_file
 from concept_encoder.analysis import health
 from concept_encoder.analysis.capture import capture
 from concept_encoder.analysis.subject import load_subject
+from concept_encoder.errors import UserError
 
 
 def verdicts(checks: list[health.Check]) -> dict[str, str]:
@@ -71,9 +72,8 @@ def test_weights_that_the_file_lacks_fail(checkpoints, tmp_path):
     gone = weights.pop("head.dense.weight")
     assert gone is not None
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    check = health.check_missing(load_subject(folder))
-    assert check.verdict == "fail"
-    assert check.evidence == "1 missing, now random: head.dense.weight"
+    with pytest.raises(UserError, match="holds no weights for head.dense.weight"):  # not even loaded
+        load_subject(folder)
 
 
 def test_dead_units_and_dimensions(subject, some):

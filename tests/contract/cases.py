@@ -45,12 +45,12 @@ def variant_cases() -> dict[str, ConceptEncoderConfig]:
         layout = "(read think)*2 write" if name == "token_stream" else "(read think)*2"
         cases[f"decoder={name}"] = small(layer_types=layout, concept_source=source, decoder=name, **concepts(source))
     for name in POSITIONS:
-        local = "mix_local" if POSITIONS[name].fits_windows else "mix"
-        for source, layout in (
-            ("learned", "read think"),
-            ("anchored", f"mix {local} read think"),
-            ("pooled", "mix pool mix think"),
-        ):
+        whole = POSITIONS[name].sees_whole_text
+        local, pool = ("mix", "") if whole else ("mix_local", "pool")
+        layouts = {"learned": "read think", "anchored": f"mix {local} read think", "pooled": f"mix {pool} mix think"}
+        for source, layout in layouts.items():
+            if source == "pooled" and whole:
+                continue
             cases[f"position={name},{source}"] = small(
                 layer_types=layout,
                 concept_source=source,
@@ -68,6 +68,17 @@ def variant_cases() -> dict[str, ConceptEncoderConfig]:
         decoder="upsample",
         mask_free=True,
         decoder_layer_types="write mix_local",
+    )
+    cases["option=mask_free,pooled"] = small(
+        layer_types="mix pool*2 think",
+        concept_source="pooled",
+        decoder="upsample_residual",
+        mask_free=True,
+        token_position="rope",
+        concept_position="rope",
+    )
+    cases["option=mask_free,token_stream"] = small(
+        layer_types="(mix_local read think write)*2", decoder="token_stream", num_concepts=6, mask_free=True
     )
     cases["option=deep_decoder"] = small(
         layer_types="read think", decoder="query_position", num_concepts=6, decoder_layer_types="write mix_local write"

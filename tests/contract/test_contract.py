@@ -30,6 +30,8 @@ def build(model_class: type, config: ConceptEncoderConfig) -> torch.nn.Module:
 def padded_batch(config: ConceptEncoderConfig) -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(1)
     ids = torch.randint(5, config.vocab_size, (len(LENGTHS), LENGTHS[0]), generator=generator)
+    ids[torch.rand(ids.shape, generator=generator) < 0.25] = config.mask_token_id
+    ids[0, 8:12] = config.mask_token_id  # a whole chunk
     mask = torch.zeros_like(ids)
     for row, length in enumerate(LENGTHS):
         mask[row, :length] = 1

@@ -57,18 +57,19 @@ def test_cope_in_read_counts_from_the_first_token_and_skips_padding():
 def test_pooling_equals_funnel_of_transformers(length):
     reference = FunnelAttentionStructure(FunnelConfig(separate_cls=True, truncate_seq=False, pooling_type="mean"))
     s = streams(length, padded=False)
-    found, positions, mask = Pool.halve(s)
-    torch.testing.assert_close(found, reference.pool_tensor(s.x_BND))
-    assert mask is None
-    assert positions[0, 0] == 0
-    assert found.shape[1] == 1 + length // 2
+    pooled = Pool.halve(s)
+    torch.testing.assert_close(pooled.x_BND, reference.pool_tensor(s.x_BND))
+    assert pooled.x_mask_BN is None
+    assert pooled.x_pos_BN[0, 0] == 0
+    assert pooled.x_BND.shape[1] == 1 + length // 2
 
 
 def test_pooling_of_padded_texts_ignores_padding_and_keeps_the_odd_one():
     s = streams(9, padded=False)
     s = s.replace(x_mask_BN=torch.arange(9)[None] < torch.tensor([[9], [4]]))
-    found, positions, mask = Pool.halve(s)
-    assert mask.tolist() == [[True] * 5, [True] * 3 + [False] * 2]
+    pooled = Pool.halve(s)
+    found, positions = pooled.x_BND, pooled.x_pos_BN
+    assert pooled.x_mask_BN.tolist() == [[True] * 5, [True] * 3 + [False] * 2]
     torch.testing.assert_close(found[1, 2], s.x_BND[1, 3])  # the third token's partner is padding
     torch.testing.assert_close(found[0, 2], s.x_BND[0, 3:5].mean(0))
     assert positions[0].tolist() == [0, 1.5, 3.5, 5.5, 7.5]
@@ -83,15 +84,27 @@ def test_every_token_is_owned_by_the_concept_that_pooled_it(pools, length):
     states = torch.eye(length)[None]  # pooling shows which tokens a concept is made of
     s = Streams(states, torch.arange(length)[None], None)
     for _ in range(pools):
-        states, positions, _ = Pool.halve(s)
-        s = s.replace(x_BND=states, x_pos_BN=positions)
+        s = Pool.halve(s)
     owner, place = source.owner(config, torch.arange(length)[None])
+    states = s.x_BND
     assert states.shape[1] == source.num_concepts(config, length)
     for token in range(length):
         assert states[0, owner[0, token], token] > 0
     assert place.max() < source.num_places(config)
     pairs = list(zip(owner[0].tolist(), place[0].tolist()))
     assert len(set(pairs)) == length
+
+
+def test_hidden_tokens_keep_their_place_when_pooled():
+    s = streams(9, padded=False)
+    hidden = torch.zeros(2, 9, dtype=torch.bool)
+    hidden[0, 3:5], hidden[1, 4] = True, True
+    pooled = Pool.halve(s.replace(x_hidden_BN=hidden))
+    assert pooled.x_pos_BN[0].tolist() == [0, 1.5, 3.5, 5.5, 7.5]
+    assert pooled.x_hidden_BN[0].tolist() == [False, False, True, False, False]
+    assert not pooled.x_hidden_BN[1].any()
+    torch.testing.assert_close(pooled.x_BND[1, 2], s.x_BND[1, 3])  # the visible one of the pair
+    assert (pooled.x_BND[0, 2] == 0).all()
 
 
 def test_exchange_is_one_similarity_read_both_ways():

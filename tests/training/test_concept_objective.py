@@ -29,6 +29,7 @@ RECORD = {"task_loss", "concept_loss", "task_weight", "concept_weight", "task_gr
 
 @pytest.fixture
 def sections(sections: dict) -> dict:
+    sections["model"]["decoder_layer_types"] = "write"  # where the decoder reads no concepts, the task has no gradient
     before = torch.get_num_threads()
     sections["training"]["threads"] = 1
     yield sections
@@ -227,7 +228,7 @@ def test_a_low_share_stops_when_told_to(sections, tmp_path, monkeypatch):
     ("overrides", "message"),
     [
         (
-            ["objective.concept_loss=vicreg", "model.preset=bert"],
+            ["objective.concept_loss=vicreg", "model.preset=bert", "model.decoder_layer_types=null"],
             "objective.concept_loss: 'vicreg' needs concepts, but model.concept_source is 'none'",
         ),
         (["objective.concept_loss=vicrg"], "objective.concept_loss: no concept loss is called 'vicrg'"),
@@ -247,7 +248,13 @@ def test_a_low_share_stops_when_told_to(sections, tmp_path, monkeypatch):
     ],
 )
 def test_a_wrong_recipe_is_refused_before_any_work(sections, tmp_path, overrides, message):
-    sections["model"] = {"hidden_size": 16, "num_attention_heads": 2, "num_layers": 2, "preset": "woven"}
+    sections["model"] = {
+        "hidden_size": 16,
+        "num_attention_heads": 2,
+        "num_layers": 2,
+        "preset": "woven",
+        "decoder_layer_types": "write",
+    }
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(yaml.safe_dump(sections))
     with pytest.raises(UserError, match=f"^{message}") as caught:

@@ -68,7 +68,7 @@ def test_own_files_are_learned_through_the_concepts(sections, tmp_path):
     result = run(sections)
     assert result["scores"]["accuracy"] > 0.95
     assert result["examples"] == {"train": 160, "validation": 60}
-    assert set(result["controls"]) == {"concepts_shuffled", "concepts_zeroed"}
+    assert set(result["controls"]) == {"concepts shuffled", "concepts zeroed"}
     assert json.loads((tmp_path / "run" / "result.json").read_text())["scores"] == result["scores"]
     model = load_checkpoint(ConceptEncoderForSequenceClassification, tmp_path / "run")
     assert set(model.config.id2label.values()) == {"animal", "tool"}
@@ -89,8 +89,8 @@ def test_concept_pool_keeps_no_score_without_the_concepts(sections):
     sections["model"]["classifier_head"] = "concept_pool"
     result = run(sections)
     assert result["scores"]["accuracy"] > 0.95
-    assert result["controls"]["concepts_zeroed"]["accuracy"] < 0.7
-    assert result["controls"]["concepts_shuffled"]["accuracy"] < 0.7
+    assert result["controls"]["concepts zeroed"]["accuracy"] < 0.7
+    assert result["controls"]["concepts shuffled"]["accuracy"] < 0.7
 
 
 def test_pairs_and_numbers(sections, tmp_path):

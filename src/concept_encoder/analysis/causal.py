@@ -18,6 +18,7 @@ from concept_encoder.analysis.capture import Progress
 from concept_encoder.analysis.subject import Subject, batches, tokenize
 from concept_encoder.errors import UserError
 from concept_encoder.model import ConceptEncoderModel
+from concept_encoder.model.interventions import averaged, shuffled, zeroed
 from concept_encoder.model.moves import MOVES
 from concept_encoder.model.streams import Intervention, Streams
 from concept_encoder.objectives.masking import TokenMasking
@@ -51,39 +52,6 @@ def labelled_batches(
     label_T = torch.tensor(labels)
     made = batches(subject, tokenize(subject, texts), batch_size)
     return [batch.inputs | {"labels": label_T[batch.index]} for batch in made]
-
-
-def zeroed(which_C: Tensor) -> Intervention:
-    """Concepts set to the zero vector."""
-    return lambda z_BCD, mask_BC: z_BCD.masked_fill(_fit(which_C, z_BCD), 0.0)
-
-
-def averaged(which_C: Tensor) -> Intervention:
-    """Concepts replaced by their mean over the texts of the batch that have them, at the depth where they are heard."""
-
-    def blend(z_BCD: Tensor, mask_BC: Tensor | None) -> Tensor:
-        real_BC1 = torch.ones_like(z_BCD[..., :1]) if mask_BC is None else mask_BC[..., None].to(z_BCD.dtype)
-        mean_CD = (z_BCD * real_BC1).sum(0) / real_BC1.sum(0).clamp_min(1)
-        return torch.where(_fit(which_C, z_BCD), mean_CD, z_BCD)
-
-    return blend
-
-
-def shuffled(which_C: Tensor) -> Intervention:
-    """Concepts taken from the next text of the batch that has them; a concept of one text only stays."""
-
-    def swap(z_BCD: Tensor, mask_BC: Tensor | None) -> Tensor:
-        swapped_BCD = z_BCD.clone()
-        for concept in torch.nonzero(which_C[: z_BCD.shape[1]]).flatten().tolist():
-            rows = torch.arange(len(z_BCD)) if mask_BC is None else torch.nonzero(mask_BC[:, concept]).flatten()
-            swapped_BCD[rows, concept] = z_BCD[rows.roll(1), concept]
-        return swapped_BCD
-
-    return swap
-
-
-def _fit(which_C: Tensor, z_BCD: Tensor) -> Tensor:
-    return which_C[: z_BCD.shape[1], None]
 
 
 @torch.inference_mode()

@@ -5,6 +5,7 @@ Format: https://universaldependencies.org/format.html, ten columns separated by 
 letters when they spell it (do + n't), and otherwise its first word has them all.
 """
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -85,6 +86,8 @@ def _sentence(rows: list[tuple[int, list[str]]], path: str | Path) -> TaggedSent
         0,
     )  # the multiword token that the words up to `owner_end` are part of
     for number, (index, form, _, upos, *_, misc) in rows:
+        if not re.fullmatch(r"\d+(-\d+)?", index):
+            raise UserError(f"{path}, line {number}: {index!r} is no word number (1, 2, 3-4, …)")
         if "-" in index:
             owner_end, shared = int(index.partition("-")[2]), (len(text), len(text) + len(form))
             inside = shared[0]

@@ -85,7 +85,10 @@ class Subject:
     def states(self, inputs: dict[str, Tensor], attention: bool = False) -> "States":
         """Encode one batch."""
         if self.kind == "tokens":
-            z_BCD = self.encoder(**inputs).last_hidden_state
+            if isinstance(self.encoder, ours.ConceptEncoderModel):  # what the model answers for each token
+                z_BCD = self.encoder.decode(self.encoder.encode(**inputs))
+            else:
+                z_BCD = self.encoder(**inputs).last_hidden_state
             return States(z_BCD.float(), inputs["attention_mask"].bool())
         output = self.encoder(**inputs, output_attentions=attention)
         mask_BC = output.concept_mask

@@ -12,7 +12,7 @@ import click
 )
 @click.option("--text-column", default="text", show_default=True, help="The column that holds the texts.")
 @click.option("--split", default="train", show_default=True, help="The split of a hub data set.")
-@click.option("--max-texts", default=1000, show_default=True, help="Read so many texts.")
+@click.option("--max-texts", default=1000, type=click.IntRange(min=1), show_default=True, help="Read so many texts.")
 @click.option("--tags", type=click.Path(), help="A CoNLL-U file with gold word classes, for what concepts select.")
 @click.option("--states", type=click.Choice(["concepts", "tokens"]), default="concepts", show_default=True,
               help="tokens: analyse token states instead, of any transformers encoder.")  # fmt: skip

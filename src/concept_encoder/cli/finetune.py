@@ -21,7 +21,13 @@ def command(recipe: str, overrides: tuple[str, ...]) -> None:
 
     checked = FinetuneRecipe.from_sections(load_sections(recipe, overrides))
     task = load_task(checked.data)
-    result = finetune(checked, compute_all, task)
     beside = {"majority class": majority(task), "bag of words": bag_of_words(task)}
-    show_scores(task.name, {**beside, checked.training.output_dir.name: result["scores"], **result["controls"]})
+    result = finetune(checked, compute_all, task, beside)
+    name = checked.training.output_dir.name
+    scores = {**result["baselines"], name: result["scores"]}
+    scores |= {f"{name}, {what}": found for what, found in result["controls"].items()}
+    counts = result["examples"]
+    show_scores(f"{task.name}: {counts['validation']} held-out examples, {counts['train']} to train on", scores)
+    if counts["validation"] < 100:
+        click.echo(f"note: {counts['validation']} held-out examples say little; give more with data.validation=FILE")
     click.echo(f"run: {checked.training.output_dir}")

@@ -1,5 +1,6 @@
 """`concept-encoder`: one file a verb, loaded when it is asked for, so that `--help` answers at once."""
 
+import errno
 import importlib
 import os
 import sys
@@ -42,10 +43,13 @@ class _Verbs(click.Group):
             formatter.write_dl(list(VERBS.items()))
 
 
-@click.group(cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=_Verbs, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="concept-encoder")
-def cli() -> None:
+@click.pass_context
+def cli(context: click.Context) -> None:
     """Text encoders with a concept bottleneck: pretrain, fine-tune, look inside."""
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -69,6 +73,10 @@ def main(arguments: list[str] | None = None) -> None:
             raise
         _stop(str(error), 2)  # the model room knows nothing of ours, so it says ValueError
     except OSError as error:
+        if error.errno == errno.ENOSPC:
+            _stop(
+                f"{error.filename or 'output'}: no space left on the disk; free some and give the same command again", 2
+            )
         if error.filename is None or error.errno is None:
             raise
         _stop(f"{error.filename}: {error.strerror}", 2)

@@ -94,10 +94,8 @@ def _finetune(folder: Path, task: "TaskData", short: bool) -> Results:
     from concept_encoder.settings import set_fields
     from concept_encoder.training.finetune import FinetuneRecipe, finetune
 
-    scores: Results = {
-        "majority class": majority(task),
-        "bag of words (TF-IDF + logistic regression)": bag_of_words(task),
-    }
+    beside = {"majority class": majority(task), "bag of words (TF-IDF + logistic regression)": bag_of_words(task)}
+    scores: Results = dict(beside)
     for preset, name in NAMES.items():
         fields = {
             "model.checkpoint": str(folder / f"pretrain-{preset}"),
@@ -105,9 +103,9 @@ def _finetune(folder: Path, task: "TaskData", short: bool) -> Results:
             **({"training.max_steps": 5} if short else {}),
         }
         recipe = FinetuneRecipe.from_sections(set_fields(FINETUNE, fields))
-        result = finetune(recipe, compute_all, task, title=f"finetune {name}")
+        result = finetune(recipe, compute_all, task, beside, title=f"finetune {name}")
         scores[name] = result["scores"]
-        scores |= {f"{name}, {what.replace('_', ' ')}": found for what, found in result["controls"].items()}
+        scores |= {f"{name}, {what}": found for what, found in result["controls"].items()}
     return scores
 
 
@@ -130,18 +128,19 @@ def _fill_masks(folder: Path, corpus: "PreparedCorpus", sentences: int = 4) -> l
     model = load_checkpoint(ConceptEncoderForMaskedLM, folder / "pretrain-woven")
     found = fill_masks(model, corpus.tokenizer, [text for text, _ in hidden])
     return [
-        [text, word, ", ".join(f"{guess} {share:.2f}" for guess, share in guesses[0])]
+        [text, word, " ".join(f"{guess} ({share:.2f})" for guess, share in guesses[0])]
         for (text, word), guesses in zip(hidden, found)
     ]
 
 
 def _analyze(folder: Path, corpus: "PreparedCorpus", short: bool) -> dict[str, Any]:
     from concept_encoder.analysis.analyze import analyze
-    from concept_encoder.cli.show import show_table
+    from concept_encoder.analysis.present import key_numbers
+    from concept_encoder.cli.show import progress, show_table
 
     texts = corpus.validation_texts[: 64 if short else 384]
-    analysis = analyze(folder / "pretrain-woven", texts, causal_texts=32)
-    from concept_encoder.analysis.present import key_numbers
+    with progress("analysing") as step:
+        analysis = analyze(folder / "pretrain-woven", texts, causal_texts=32, progress=step)
 
     rows = [[number.label, number.value, number.target] for number in key_numbers(analysis)]
     show_table("The concepts in numbers", ["figure", "value", "target"], rows)

@@ -7,6 +7,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
+from rich.text import Text
 
 console = Console()
 
@@ -22,11 +23,11 @@ def progress(title: str) -> Iterator[Callable[[str, int, int], None]]:
 
 def show_table(title: str, header: list[str], rows: list[list[Any]]) -> None:
     """Print a table; numbers are aligned right."""
-    table = Table(title=title, title_justify="left")
+    table = Table(title=Text(title), title_justify="left")
     for i, name in enumerate(header):
-        table.add_column(name, justify="left" if i == 0 else "right")
+        table.add_column(Text(name), justify="left" if i == 0 else "right")
     for row in rows:
-        table.add_row(*(number(value) for value in row))
+        table.add_row(*(Text(number(value)) for value in row))  # as Text: brackets in somebody's words are no markup
     console.print(table)
 
 
@@ -43,7 +44,7 @@ def number(value: Any) -> str:
 
 def pretraining_rows(results: dict[str, dict[str, Any]]) -> tuple[list[str], list[list[Any]]]:
     """Header and rows: held-out losses beside the unigram baseline."""
-    header = ["model", "held-out loss", "tokens/s", "parameters", "MFLOPs/token", "concepts per tokens"]
+    header = ["model", "held-out loss", "tokens/s", "parameters", "MFLOPs / token", "C / N"]
     unigram = next(iter(results.values()))["unigram_loss"]
     rows: list[list[Any]] = [["unigram frequencies", unigram, None, None, None, None]]
     for name, result in results.items():

@@ -4,6 +4,7 @@ import inspect
 
 import click
 from rich.table import Table
+from rich.text import Text
 
 
 @click.command("variants")
@@ -22,14 +23,15 @@ def command(family: str | None) -> None:
         table.add_column("name", no_wrap=True)
         table.add_column("what it is")
         table.add_column("source")
-        for member, text in members.items():
+        table.add_column("its fields")
+        for member, (text, options) in members.items():
             about, _, source = text.partition("Source: ")
-            table.add_row(member, about.strip(), source.strip())
+            table.add_row(*map(Text, (member, about.strip(), source.strip(), ", ".join(options))))
         console.print(table)
 
 
-def all_families() -> dict[str, tuple[str, dict[str, str]]]:
-    """Family -> (the recipe's field, member -> docstring in one line)."""
+def all_families() -> dict[str, tuple[str, dict[str, tuple[str, tuple[str, ...]]]]]:
+    """Family -> (the recipe's field, member -> (docstring in one line, the fields that only it reads))."""
     from concept_encoder.model import PRESETS
     from concept_encoder.model.decoders import DECODERS
     from concept_encoder.model.moves import MOVES
@@ -51,11 +53,11 @@ def all_families() -> dict[str, tuple[str, dict[str, str]]]:
         "weightings": ("objective.loss_weighting", WEIGHTINGS),
     }
     families = {
-        name: (field, {member: _one_line(cls) for member, cls in registry.items()})
+        name: (field, {member: (_one_line(cls), getattr(cls, "options", ())) for member, cls in registry.items()})
         for name, (field, registry) in registries.items()
     }
     presets = {
-        p.name: f"{p.about}: {p.layout}, {', '.join(f'{k} {v}' for k, v in p.options.items())}"
+        p.name: (f"{p.about}: {p.layout}, {', '.join(f'{k} {v}' for k, v in p.options.items())}", ())
         for p in PRESETS.values()
     }
     return {"presets": ("model.preset", presets), **families}

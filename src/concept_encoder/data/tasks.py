@@ -117,12 +117,15 @@ def load_task(config: TaskConfig) -> TaskData:
         names, labels = None, [[_number(record, task) for record in records] for records in labeled]
     else:
         names, labels = _classes(task, train, validation)
+    examples = [_examples(records, numbers, config.max_examples) for records, numbers in zip(labeled, labels)]
+    if names is not None and len(set(examples[0].labels)) < 2:
+        raise UserError(f"data.max_examples: {config.max_examples} leaves one class to train on; raise it")
     return TaskData(
         name=task.name,
         kind=task.kind,
         metrics=task.metrics,
-        train=_examples(train, labels[0], config.max_examples),
-        validation=_examples(validation, labels[1], config.max_examples),
+        train=examples[0],
+        validation=examples[1],
         label_names=names,
         unlabeled=unlabeled,
     )

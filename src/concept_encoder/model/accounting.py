@@ -1,5 +1,6 @@
 """What a model costs, counted on the modules themselves without building weights (on torch's `meta` device)."""
 
+import copy
 import math
 from dataclasses import dataclass
 
@@ -33,7 +34,7 @@ class Cost:
 def build_without_weights(config: ConceptEncoderConfig) -> ConceptEncoderForMaskedLM:
     """The model with shapes only: no memory, no time."""
     with torch.device("meta"):
-        return ConceptEncoderForMaskedLM(config)
+        return ConceptEncoderForMaskedLM(copy.deepcopy(config))  # a model writes its kernel into its configuration
 
 
 def parameters_by_part(model: ConceptEncoderForMaskedLM) -> dict[str, int]:

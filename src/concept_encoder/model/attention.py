@@ -68,7 +68,10 @@ class Attention(nn.Module):
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Run the kernel: `[B, Q, H, d]` and the weights, if it keeps them."""
-        kernel = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention)
+        name = self.config._attn_implementation or "eager"
+        if mask is not None and "flash" in name:
+            name = "sdpa"  # flash kernels take no mask, and transformers' unpadding knows queries of the same text only
+        kernel = ALL_ATTENTION_FUNCTIONS.get_interface(name, eager_attention)
         dropout = self.config.attention_probs_dropout_prob if self.training else 0.0
         return kernel(self, q, k, v, mask, dropout=dropout, scaling=self.head_dim**-0.5, is_causal=False)
 
@@ -85,12 +88,10 @@ class Attention(nn.Module):
         return self.position.bias(q_BHQd * self.head_dim**-0.5, k_BHKd, mask_BK)
 
     def kernel_mask(self, bias: Tensor | None, mask_BK: Tensor | None) -> Tensor | None:
-        """Which keys may be seen, as the kernel wants it, with the position bias in it."""
+        """Which keys may be seen, `[B, 1, 1, K]`, or the position bias with it, `[B, H, Q, K]`."""
         if bias is not None:
             return bias if mask_BK is None else bias.masked_fill(~mask_BK[:, None, None], torch.finfo(bias.dtype).min)
-        if mask_BK is None or "flash" in str(self.config._attn_implementation):
-            return mask_BK  # flash kernels unpad with the two-dimensional mask
-        return mask_BK[:, None, None, :]
+        return None if mask_BK is None else mask_BK[:, None, None, :]
 
 
 class WindowedAttention(Attention):
@@ -131,8 +132,8 @@ def _band_mask(length: int, half: int, mask_BN: Tensor | None, device: torch.dev
     band = (key - query).abs() <= half
     if mask_BN is None:
         mask_BN = torch.ones(1, length, dtype=torch.bool, device=device)
-    real = F.pad(mask_BN, (half, half + -length % half)).unfold(1, 3 * half, half)
-    return band & (real[:, :, None] | (key == query))  # itself always: padding must not divide zero by zero
+    allowed = band & F.pad(mask_BN, (half, half + -length % half)).unfold(1, 3 * half, half)[:, :, None]
+    return allowed | (~allowed.any(-1, keepdim=True) & (key == query))  # padding sees itself: no zero by zero
 
 
 def eager_attention(

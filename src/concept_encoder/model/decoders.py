@@ -28,6 +28,7 @@ class Decoder(nn.Module):
     strict: ClassVar[bool]
     reads: ClassVar[frozenset[str]]  # the streams that the queries start from
     default_layers: ClassVar[str] = "write"
+    options: ClassVar[tuple[str, ...]] = ("decoder_layer_types",)
 
     def __init__(self, config: "ConceptEncoderConfig"):
         super().__init__()
@@ -55,7 +56,7 @@ class Decoder(nn.Module):
         else:
             asked_BK, x_mask_BK = asked, None
             x_pos_BK = s.start.x_pos_BN.expand(batch, -1).gather(1, asked)
-        s = s.replace(x_BND=self.queries(s, asked_BK), x_pos_BN=x_pos_BK, x_mask_BN=x_mask_BK)
+        s = s.replace(x_BND=self.queries(s, asked_BK), x_pos_BN=x_pos_BK, x_mask_BN=x_mask_BK, x_hidden_BN=None)
         for layer in self.layers:
             s = layer(s)
         x_BKD = s.x_BND if asked is not None or index_BK is None else gather_tokens(s.x_BND, index_BK)

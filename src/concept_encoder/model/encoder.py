@@ -20,6 +20,8 @@ from concept_encoder.model.positions import SinusoidalPosition, states_position
 from concept_encoder.model.sources import SOURCES, AnchoredSource, LearnedSource
 from concept_encoder.model.streams import Intervention, Streams
 
+_READS = {name for name, move in MOVES.items() if move.uses == {"tokens", "concepts"} and "concepts" in move.updates}
+
 
 @dataclass
 class ConceptEncoderOutput(ModelOutput):
@@ -30,7 +32,8 @@ class ConceptEncoderOutput(ModelOutput):
         concepts: `[B, C, D]`, the same; None without concepts.
         concept_mask: `[B, C]`, True for concepts that exist; None when all do.
         tokens: `[B, N, D]`, the token stream after the last move.
-        read_attentions: with `output_attentions=True` and the eager kernel, `[B, H, C, N]` for every `read`.
+        read_attentions: with `output_attentions=True` and the eager kernel, `[B, H, C, N]` for every
+            move in which concepts attend to tokens.
     """
 
     last_hidden_state: Tensor | None = None
@@ -139,19 +142,13 @@ class ConceptEncoderModel(ConceptEncoderPreTrainedModel):
             intervention=intervention,
             attentions=attentions,
         )
-        s = start.replace(start=start, x_mask_BN=self._visible(input_ids, mask_BN))
+        hidden_BN = input_ids == self.config.mask_token_id if self.config.mask_free else None
+        s = start.replace(start=start, x_hidden_BN=hidden_BN)
         for name, group in zip(self.config.layer_types, self.config.layer_groups):
             if s.z_BCD is None and "concepts" in MOVES[name].uses:
                 s = self.source(s)
             s = self.groups[str(group)](s)
         return self.source(s) if s.z_BCD is None and self.source.has_concepts else s
-
-    def _visible(self, input_ids: Tensor, mask_BN: Tensor | None) -> Tensor | None:
-        """The tokens that others may attend to: all real ones, but [MASK] with `mask_free`."""
-        if not self.config.mask_free:
-            return mask_BN
-        visible_BN = input_ids != self.config.mask_token_id
-        return visible_BN if mask_BN is None else visible_BN & mask_BN
 
     def decode(self, streams: Streams, index_BK: Tensor | None = None) -> Tensor:
         """Normed token states `[B, N, D]`, or `[B, K, D]` at the tokens `index_BK`."""
@@ -166,10 +163,14 @@ class ConceptEncoderModel(ConceptEncoderPreTrainedModel):
         return_dict: bool | None = None,
     ) -> ConceptEncoderOutput | tuple:
         """Encode; see `ConceptEncoderOutput`. `output_attentions` needs `attn_implementation="eager"`."""
+        if output_attentions and self.config._attn_implementation != "eager":
+            raise ValueError(
+                'output_attentions: only the eager kernel keeps weights; load with attn_implementation="eager"'
+            )
         attentions: list[tuple[str, Tensor]] | None = [] if output_attentions else None
         s = self.encode(input_ids, attention_mask, token_type_ids, attentions)
         concepts = None if s.z_BCD is None else normed_concepts(s)
-        reads = None if attentions is None else tuple(weights for name, weights in attentions if name == "read")
+        reads = None if attentions is None else tuple(weights for name, weights in attentions if name in _READS)
         output = ConceptEncoderOutput(
             last_hidden_state=self.decode(s) if concepts is None else concepts,
             concepts=concepts,

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any, TypeVar
 
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import PreTrainedModel
 
@@ -53,7 +54,11 @@ def load_checkpoint(model_class: type[M], path: str | Path, **fields: Any) -> M:
     if "layer_types" in fields:
         saved.pop("layer_groups", None)  # a new layout brings its own
     kernel = fields.pop("attn_implementation", None)
-    config = ConceptEncoderConfig(**{**saved, **fields})
+    try:
+        config = ConceptEncoderConfig(**{**saved, **fields})
+    except (TypeError, StrictDataclassError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{folder / 'config.json'}: {reason[:200]}; the checkpoint is damaged") from None
     try:
         model, report = model_class.from_pretrained(
             folder, config=config, attn_implementation=kernel, output_loading_info=True

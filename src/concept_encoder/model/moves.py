@@ -33,6 +33,7 @@ class Move(nn.Module):
 
     uses: ClassVar[frozenset[str]]
     updates: ClassVar[frozenset[str]]
+    options: ClassVar[tuple[str, ...]] = ()  # fields of the configuration that only this move reads
     pointwise = False  # a token's update depends on no other token, so a decoder may ask at chosen positions only
 
     def forward(self, s: Streams) -> Streams:
@@ -60,7 +61,7 @@ class Mix(Move):
 
     def forward(self, s: Streams) -> Streams:
         h_BND = self.norm(s.x_BND)
-        update, weights = self.attention(h_BND, h_BND, s.x_mask_BN, s.x_pos_BN, s.x_pos_BN)
+        update, weights = self.attention(h_BND, h_BND, s.visible_BN, s.x_pos_BN, s.x_pos_BN)
         self.record(s, weights)
         x_BND = s.x_BND + update
         return s.replace(x_BND=x_BND + self.feed_forward(x_BND))
@@ -71,6 +72,7 @@ class MixLocal(Mix):
     """Tokens attend to a window of `local_window` tokens, O(N·w). Source: Longformer (arXiv:2004.05150)."""
 
     attention_class = WindowedAttention
+    options = ("local_window",)
 
 
 @MOVES.register("read")
@@ -88,7 +90,7 @@ class Read(Move):
 
     def forward(self, s: Streams) -> Streams:
         update, weights = self.attention(
-            self.concept_norm(s.z_BCD), self.token_norm(s.x_BND), s.x_mask_BN, s.z_pos_BC, s.x_pos_BN
+            self.concept_norm(s.z_BCD), self.token_norm(s.x_BND), s.visible_BN, s.z_pos_BC, s.x_pos_BN
         )
         self.record(s, weights)
         return s.replace(z_BCD=s.z_BCD + update)
@@ -155,17 +157,16 @@ class SlotRead(Read):
             self.concept_norm(s.z_BCD), self.token_norm(s.x_BND), s.z_pos_BC, s.x_pos_BN
         )
         logits_BHCN = (q_BHCd @ k_BHNd.mT) * attention.head_dim**-0.5
-        bias = attention.position_bias(q_BHCd, k_BHNd, s.x_mask_BN)
+        bias = attention.position_bias(q_BHCd, k_BHNd, s.visible_BN)
         if bias is not None:
             logits_BHCN = logits_BHCN + bias
         if s.z_mask_BC is not None:
             logits_BHCN = logits_BHCN.masked_fill(~s.z_mask_BC[:, None, :, None], torch.finfo(logits_BHCN.dtype).min)
         share_BHCN = logits_BHCN.float().softmax(2)
-        if s.x_mask_BN is not None:
-            share_BHCN = share_BHCN * s.x_mask_BN[:, None, None]
+        if s.visible_BN is not None:
+            share_BHCN = share_BHCN * s.visible_BN[:, None, None]
         weights_BHCN = (share_BHCN / share_BHCN.sum(-1, keepdim=True).clamp(min=1e-8)).to(v_BHNd.dtype)
-        if s.attentions is not None:
-            s.attentions.append(("read", weights_BHCN))
+        self.record(s, weights_BHCN)
         return s.replace(z_BCD=s.z_BCD + attention.finish((weights_BHCN @ v_BHNd).transpose(1, 2)))
 
 
@@ -192,17 +193,16 @@ class Exchange(Move):
     def forward(self, s: Streams) -> Streams:
         attention, concepts = self.attention, self.concept_norm(s.z_BCD)
         match_z, match_x, v_BHNd = attention.project(concepts, self.token_norm(s.x_BND), s.z_pos_BC, s.x_pos_BN)
-        bias = attention.position_bias(match_z, match_x, s.x_mask_BN)
-        to_concepts, weights = attention.attend(match_z, match_x, v_BHNd, attention.kernel_mask(bias, s.x_mask_BN))
+        bias = attention.position_bias(match_z, match_x, s.visible_BN)
+        to_concepts, weights = attention.attend(match_z, match_x, v_BHNd, attention.kernel_mask(bias, s.visible_BN))
         if s.intervention is not None:  # tokens hear other concepts than those that read them
             concepts = self.concept_norm(s.heard_BCD)
             match_z = attention.position.rotate(attention.split_heads(attention.query(concepts)), s.z_pos_BC)
-            bias = attention.position_bias(match_z, match_x, s.x_mask_BN)
+            bias = attention.position_bias(match_z, match_x, s.visible_BN)
         v_BHCd = attention.split_heads(self.concept_value(concepts))
         turned = None if bias is None else bias.mT
         to_tokens, _ = attention.attend(match_x, match_z, v_BHCd, attention.kernel_mask(turned, s.z_mask_BC))
-        if s.attentions is not None and weights is not None:
-            s.attentions.append(("read", weights))
+        self.record(s, weights)
         x_BND = s.x_BND + attention.dropout(self.token_out(to_tokens.flatten(2)))
         return s.replace(z_BCD=s.z_BCD + attention.finish(to_concepts), x_BND=x_BND + self.feed_forward(x_BND))
 
@@ -224,23 +224,36 @@ class Pool(Move):
         self.feed_forward = FeedForward(config)
 
     def forward(self, s: Streams) -> Streams:
-        x_BMD, pos_BM, mask_BM = self.halve(s)
-        keys_BND = self.norm(s.x_BND)
-        update, weights = self.attention(self.norm(x_BMD), keys_BND, s.x_mask_BN, pos_BM, s.x_pos_BN)
+        pooled = self.halve(s)
+        update, weights = self.attention(
+            self.norm(pooled.x_BND), self.norm(s.x_BND), s.visible_BN, pooled.x_pos_BN, s.x_pos_BN
+        )
         self.record(s, weights)
-        x_BMD = x_BMD + update
-        return s.replace(x_BND=x_BMD + self.feed_forward(x_BMD), x_pos_BN=pos_BM, x_mask_BN=mask_BM, full=s.full or s)
+        x_BMD = pooled.x_BND + update
+        return pooled.replace(x_BND=x_BMD + self.feed_forward(x_BMD))
 
     @staticmethod
-    def halve(s: Streams) -> tuple[Tensor, Tensor, Tensor | None]:
-        """States, positions and mask after pooling: `1 + ceil((N - 1) / 2)` tokens, means of the real ones."""
-        length = s.x_BND.shape[1]
-        real_BN = torch.ones(1, length, device=s.x_BND.device) if s.x_mask_BN is None else s.x_mask_BN.float()
-        count_BM = _pairs(real_BN).sum(-1)
-        weight_BMp = _pairs(real_BN) / count_BM[..., None].clamp(min=1)
-        pos_BM = (_pairs(s.x_pos_BN.float()) * weight_BMp).sum(-1)
-        x_BDMp = _pairs(s.x_BND.mT) * weight_BMp[:, None].to(s.x_BND.dtype)
-        return x_BDMp.sum(-1).mT, pos_BM, None if s.x_mask_BN is None else count_BM > 0
+    def halve(s: Streams) -> Streams:
+        """`1 + ceil((N - 1) / 2)` tokens: means of the visible ones of a pair, at the mean place of the real ones."""
+        real_BMp, seen_BMp = _pairs(_weights(s.x_mask_BN, s)), _pairs(_weights(s.visible_BN, s))
+        x_BDMp = _pairs(s.x_BND.mT) * _shares(seen_BMp)[:, None].to(s.x_BND.dtype)
+        exists_BM = real_BMp.any(-1)
+        return s.replace(
+            x_BND=x_BDMp.sum(-1).mT,
+            x_pos_BN=(_pairs(s.x_pos_BN.float()) * _shares(real_BMp)).sum(-1),
+            x_mask_BN=None if s.x_mask_BN is None else exists_BM,
+            x_hidden_BN=None if s.x_hidden_BN is None else exists_BM & ~seen_BMp.any(-1),
+            full=s.full or s,
+        )
+
+
+def _weights(mask_BN: Tensor | None, s: Streams) -> Tensor:
+    """The mask as numbers, `[B or 1, N]`."""
+    return torch.ones_like(s.x_pos_BN[:1], dtype=torch.float) if mask_BN is None else mask_BN.float()
+
+
+def _shares(weights_BMp: Tensor) -> Tensor:
+    return weights_BMp / weights_BMp.sum(-1, keepdim=True).clamp(min=1)
 
 
 def _pairs(states_N: Tensor) -> Tensor:

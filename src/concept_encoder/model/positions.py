@@ -23,7 +23,8 @@ class Position(nn.Module):
     acts_on_states = False
     acts_in_attention = False
     needs_owned_positions = False  # in cross-attention: both sides must sit somewhere in the same text
-    fits_windows = True  # can act inside the blocks of `mix_local`
+    options: tuple[str, ...] = ()  # fields of the configuration that only this member reads
+    sees_whole_text = False  # cannot act where queries are not among the keys one by one: `mix_local`, `pool`
 
     def __init__(self, config: "ConceptEncoderConfig", crossed: bool = False):
         """`crossed`: the attention is from one stream to the other, so that queries are not among the keys."""
@@ -52,6 +53,7 @@ class LearnedPosition(Position):
     """One learned vector a position, added to the states. Source: BERT (arXiv:1810.04805)."""
 
     acts_on_states = True
+    options = ("max_position_embeddings",)
 
     def __init__(self, config: "ConceptEncoderConfig", crossed: bool = False):
         super().__init__(config, crossed)
@@ -92,6 +94,7 @@ class RotaryPosition(Position):
 
     acts_in_attention = True
     needs_owned_positions = True
+    options = ("rope_theta",)
 
     def __init__(self, config: "ConceptEncoderConfig", crossed: bool = False):
         super().__init__(config, crossed)
@@ -121,7 +124,8 @@ class ContextualPosition(Position):
     """
 
     acts_in_attention = True
-    fits_windows = False
+    sees_whole_text = True
+    options = ("cope_positions",)
 
     def __init__(self, config: "ConceptEncoderConfig", crossed: bool = False):
         super().__init__(config, crossed)

@@ -3,7 +3,7 @@
 Shape suffixes: see `streams.py`.
 """
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,7 @@ class Source(nn.Module):
     """Begins the concept stream."""
 
     has_concepts = True
+    options: ClassVar[tuple[str, ...]] = ()  # fields of the configuration that only this source reads
     owns_positions = False  # each concept stands for a place in the text, and begins with what the tokens there hold
 
     @classmethod
@@ -65,6 +66,8 @@ class LearnedSource(Source):
     With `concept_ratio` in place of `num_concepts` a text of N tokens uses the first ceil(N / ratio) of them.
     """
 
+    options = ("num_concepts", "concept_ratio")
+
     def __init__(self, config: "ConceptEncoderConfig"):
         super().__init__()
         self.ratio = config.concept_ratio
@@ -92,6 +95,7 @@ class AnchoredSource(Source):
     """
 
     owns_positions = True
+    options = ("concept_ratio",)
 
     def __init__(self, config: "ConceptEncoderConfig"):
         super().__init__()
@@ -105,17 +109,17 @@ class AnchoredSource(Source):
 
     def forward(self, s: Streams) -> Streams:
         # A chunk of [MASK] alone is still a place in the text (mask_free hides its tokens, not its concept).
-        exists_BC = None if s.start.x_mask_BN is None else _chunks(s.start.x_mask_BN, self.ratio).any(-1)
-        z_pos_BC = (_chunks(s.x_pos_BN.float(), self.ratio) * self._shares(s.start)).sum(-1)
+        exists_BC = None if s.x_mask_BN is None else _chunks(s.x_mask_BN, self.ratio).any(-1)
+        z_pos_BC = (_chunks(s.x_pos_BN.float(), self.ratio) * self._shares(s.x_mask_BN, s)).sum(-1)
         x_BDCr = _chunks(s.x_BND.mT, self.ratio)
-        z_BCD = (x_BDCr * self._shares(s)[:, None].to(x_BDCr.dtype)).sum(-1).mT
+        z_BCD = (x_BDCr * self._shares(s.visible_BN, s)[:, None].to(x_BDCr.dtype)).sum(-1).mT
         added = self.position.states(z_pos_BC)
         z_BCD = z_BCD + self.vector + (0 if added is None else added)
         return s.replace(z_BCD=z_BCD, z_pos_BC=z_pos_BC, z_mask_BC=exists_BC)
 
-    def _shares(self, s: Streams) -> Tensor:
-        """The weight of each token in the mean of its chunk, `[B or 1, C, ratio]`; hidden tokens have none."""
-        mask_BN = torch.ones_like(s.x_BND[:1, :, 0]) if s.x_mask_BN is None else s.x_mask_BN.float()
+    def _shares(self, mask_BN: Tensor | None, s: Streams) -> Tensor:
+        """The weight of each token in the mean of its chunk, `[B or 1, C, ratio]`; only those of the mask have one."""
+        mask_BN = torch.ones_like(s.x_BND[:1, :, 0]) if mask_BN is None else mask_BN.float()
         real_BCr = _chunks(mask_BN, self.ratio)
         return real_BCr / real_BCr.sum(-1, keepdim=True).clamp(min=1)
 

@@ -20,6 +20,7 @@ class Streams:
         x_BND: token states.
         x_pos_BN: where each token sits, counted in tokens; `[1, N]` when all texts agree.
         x_mask_BN: True for real tokens.
+        x_hidden_BN: True for tokens that nobody may attend to ([MASK], with `mask_free`); they keep their place.
         start: the streams before the first move: embedded tokens at full length. None in the start itself.
         full: the streams before the first `pool`; None when no `pool` has shortened the tokens.
         z_BCD: concept states; None before the first move that needs them.
@@ -35,10 +36,18 @@ class Streams:
     z_BCD: Tensor | None = None
     z_pos_BC: Tensor | None = None
     z_mask_BC: Tensor | None = None
+    x_hidden_BN: Tensor | None = None
     start: "Streams | None" = None
     full: "Streams | None" = None
     intervention: Intervention | None = None
     attentions: list[tuple[str, Tensor]] | None = None
+
+    @property
+    def visible_BN(self) -> Tensor | None:
+        """The tokens that may be attended to; None for all."""
+        if self.x_hidden_BN is None:
+            return self.x_mask_BN
+        return ~self.x_hidden_BN if self.x_mask_BN is None else self.x_mask_BN & ~self.x_hidden_BN
 
     @property
     def heard_BCD(self) -> Tensor | None:

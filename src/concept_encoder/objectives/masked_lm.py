@@ -14,11 +14,11 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from concept_encoder.model.heads import IGNORE
 from concept_encoder.objectives.concept_losses import CONCEPT_LOSSES
 from concept_encoder.objectives.masking import MASKINGS, PLACE, replace_tokens
 from concept_encoder.objectives.weighting import WEIGHTINGS
 
-IGNORE = -100
 REPLACEMENTS = {"80-10-10": (0.1, 0.1), "mask": (0.0, 0.0)}
 
 

@@ -14,6 +14,7 @@ from concept_encoder.data.tasks import Examples, TaskConfig, TaskData, load_task
 from concept_encoder.data.tokenizer import load_tokenizer
 from concept_encoder.errors import UserError
 from concept_encoder.model import ConceptEncoderForSequenceClassification
+from concept_encoder.model.interventions import shuffled, zeroed
 from concept_encoder.model.loading import load_checkpoint, resolve_checkpoint
 from concept_encoder.model.pooling import CLASSIFIER_HEADS
 from concept_encoder.training.model_card import model_card
@@ -44,6 +45,9 @@ class FinetuneModel:
 
     def __post_init__(self) -> None:
         CLASSIFIER_HEADS.member("classifier_head", self.classifier_head)
+        for name in ("classifier_dropout", "hidden_dropout_prob"):
+            if getattr(self, name) is not None and not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name}: {getattr(self, name)} is not a share from 0 up to 1")
 
     def fields(self) -> dict[str, Any]:
         """What replaces fields of the checkpoint's configuration."""
@@ -104,13 +108,18 @@ def _tokenize(examples: Examples, tokenizer: PreTrainedTokenizerBase, max_length
 
 
 def finetune(
-    recipe: FinetuneRecipe, score: Score, task: TaskData | None = None, title: str = "finetune"
+    recipe: FinetuneRecipe,
+    score: Score,
+    task: TaskData | None = None,
+    baselines: Mapping[str, dict] | None = None,
+    title: str = "finetune",
 ) -> dict[str, Any]:
     """Train on a task and write the run's folder. Returns `result.json`.
 
     Args:
         score: the metrics of that name of `(predictions, labels)`; given by the caller, as evaluation is another room.
         task: the task's data, when several runs share them; otherwise loaded from `recipe.data`.
+        baselines: scores to keep beside the result.
     """
     checkpoint = resolve_checkpoint(recipe.model.checkpoint)
     tokenizer = load_tokenizer(str(checkpoint))
@@ -151,6 +160,7 @@ def finetune(
         "task": task.name,
         "classifier_head": recipe.model.classifier_head,
         "examples": {side: len(rows[side]) for side in rows},
+        "baselines": dict(baselines or {}),
         "scores": score(task.metrics, predict(model, rows["validation"], collator), labels),
         "controls": concept_controls(
             model, rows["validation"], collator, lambda found: score(task.metrics, found, labels)
@@ -205,16 +215,17 @@ def predict(
 def concept_controls(
     model: Any, rows: Any, collator: TaskCollator, score: Callable[[np.ndarray], dict]
 ) -> dict[str, Any]:
-    """The same scores after the concepts are exchanged between texts and after they are set to zero.
+    """The same scores after the concepts are exchanged between examples and after they are set to zero.
 
     A head that keeps its score here does not use the concepts. Empty for a model without concepts.
     """
     if model.config.concept_source == "none":
         return {}
-    changes = {
-        "concepts_shuffled": lambda z_BCD, mask: z_BCD.roll(1, 0),
-        "concepts_zeroed": lambda z_BCD, mask: 0 * z_BCD,
-    }
+    everyone = torch.ones(model.config.concepts_at(model.config.max_position_embeddings), dtype=torch.bool)
+    texts = 2 if CLASSIFIER_HEADS[model.config.classifier_head].separate_texts else 1
+    changes = {"concepts shuffled": shuffled(everyone, apart=texts), "concepts zeroed": zeroed(everyone)}
+    size = next(size for size in range(64, 128) if len(rows) % size != 1)  # one example alone has nothing to exchange
     return {
-        name: score(predict(model, rows, collator, concept_intervention=change)) for name, change in changes.items()
+        name: score(predict(model, rows, collator, size, concept_intervention=change))
+        for name, change in changes.items()
     }

@@ -10,19 +10,24 @@ from concept_encoder.training.settings import TrainingConfig
 def parameter_groups(model: nn.Module) -> dict[str, list[nn.Parameter]]:
     """Parameters by how they are stepped: `matrices` of layers, `tables` and heads, and `vectors` (norms, biases)."""
     tables = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
+    heads = {id(parameter) for name in ("classifier", "pool") for parameter in _part(model, name).parameters()}
+    output = model.get_output_embeddings()
+    tables |= heads | ({id(output.weight)} if output is not None else set())
     groups: dict[str, list[nn.Parameter]] = {"matrices": [], "tables": [], "vectors": []}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
         if parameter.ndim < 2:
             groups["vectors"].append(parameter)
-        elif (
-            id(parameter) in tables or parameter.ndim != 2 or name.startswith("classifier") or name.endswith("vectors")
-        ):
+        elif id(parameter) in tables or parameter.ndim != 2 or name.endswith("vectors"):
             groups["tables"].append(parameter)
         else:
             groups["matrices"].append(parameter)
     return groups
+
+
+def _part(model: nn.Module, name: str) -> nn.Module:
+    return dict(model.named_children()).get(name, nn.Module())
 
 
 def make_optimizer(model: nn.Module, config: TrainingConfig) -> Optimizer:

@@ -5,6 +5,7 @@ in `training.output_dir/<name>`.
 """
 
 import dataclasses
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -33,11 +34,15 @@ def load_rows(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, dict
     An override goes on top of every row.
     """
     content = load_yaml(path)
-    rows = content.pop("rows", {"": {}})
+    rows = content.pop("rows", None) if "rows" in content else {"": {}}
     if not isinstance(rows, Mapping) or not rows or not all(isinstance(row, Mapping) for row in rows.values()):
         raise UserError(f"{path}: rows is a mapping of names to {{section.field: value}}")
     runs = {}
     for name, fields in rows.items():
+        if len(rows) > 1 or name != "":
+            _check_row_name(name)
+        if str(name) in runs:
+            raise UserError(f"rows: the name {str(name)!r} is given twice")
         sections = set_fields(set_fields(content, fields), parse_overrides(overrides))
         for section_name in sections:
             if section_name not in SECTIONS:
@@ -47,6 +52,11 @@ def load_rows(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, dict
             sections["training"] = {**training, "output_dir": f"{training['output_dir']}/{name}"}
         runs[str(name)] = sections
     return runs
+
+
+def _check_row_name(name: Any) -> None:
+    if name is None or not re.fullmatch(r"[\w-][\w.-]*", str(name)):
+        raise UserError(f"rows: {name!r} cannot be the name of a folder; use letters, digits, '-', '_' and '.'")
 
 
 def section(sections: Mapping[str, Any], name: str, cls: type[T]) -> T:
@@ -67,7 +77,7 @@ def model_config(fields: Mapping[str, Any] | None, **defaults: Any) -> ConceptEn
     for name in fields:
         if name not in known:
             raise UserError(f"model.{name}: no such field; {nearest(str(name), known | {'preset', 'num_layers'})}")
-    if preset is not None and preset not in PRESETS:
+    if preset is not None and str(preset) not in PRESETS:
         raise UserError(f"model.preset: no preset is called {preset!r}; {nearest(str(preset), PRESETS)}")
     if preset is None and num_layers is not None:
         raise UserError(

@@ -39,12 +39,19 @@ class RunFolder:
             recipe = yaml.safe_dump(self.recipe, sort_keys=False, allow_unicode=True)
             write_atomically(self.path / "recipe.yaml", recipe)
         self.write_json("environment.json", {**environment(), "seed": self.seed})
+        metrics = self.path / "metrics.jsonl"
+        if metrics.is_file() and not metrics.read_bytes().endswith(b"\n"):
+            with open(metrics, "a", encoding="utf-8") as file:  # a kill cut the last line: close it, lose no other
+                file.write("\n")
 
     @property
     def result(self) -> dict[str, Any] | None:
-        """The final numbers, if the run has finished."""
+        """The final numbers, if the run has finished. Raises `UserError` when the file is damaged."""
         file = self.path / "result.json"
-        return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+        try:
+            return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+        except json.JSONDecodeError:
+            raise UserError(f"{file}: damaged; delete it and give the same command again") from None
 
     def append_metrics(self, record: dict[str, Any]) -> None:
         """Add one line to metrics.jsonl; a kill loses at most the line being written."""
@@ -62,13 +69,23 @@ class RunFolder:
     def _check(self) -> None:
         file = self.path / "recipe.yaml"
         if file.is_file():
-            difference = _first_difference(yaml.safe_load(file.read_text(encoding="utf-8")), self.recipe)
+            difference = _first_difference(_read_recipe(file), self.recipe)
             if difference:
                 raise UserError(
                     f"training.output_dir: {self.path} holds another run ({difference}); choose another folder"
                 )
         elif self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
             raise UserError(f"training.output_dir: {self.path} holds something else than a run; choose an empty folder")
+
+
+def _read_recipe(file: Path) -> dict[str, Any]:
+    try:
+        recipe = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError):
+        recipe = None
+    if not isinstance(recipe, dict) or not all(isinstance(section, dict) for section in recipe.values()):
+        raise UserError(f"training.output_dir: {file} is damaged; choose another folder")
+    return recipe
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:

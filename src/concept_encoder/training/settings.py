@@ -1,5 +1,7 @@
 """The recipe's section `training`, and its one translation to `transformers.TrainingArguments`."""
 
+import math
+import os
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -7,6 +9,8 @@ from typing import Any, Literal
 
 import torch
 from transformers import TrainingArguments
+
+from concept_encoder.errors import UserError
 
 SCHEDULERS = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup", "wsd": "warmup_stable_decay"}
 
@@ -72,10 +76,19 @@ class TrainingConfig:
         for name in ("max_steps", "eval_every", "save_every", "num_workers", "threads", "seed", "max_eval_rows"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}: {getattr(self, name)} is negative")
-        if not self.max_steps and not self.epochs > 0:
-            raise ValueError(f"epochs: {self.epochs} is not positive; give epochs or max_steps")
-        if not self.learning_rate > 0:
-            raise ValueError(f"learning_rate: {self.learning_rate} is not positive")
+        if not self.max_steps and not 0 < self.epochs < math.inf:
+            raise ValueError(f"epochs: {self.epochs} is not a positive number; give epochs or max_steps")
+        for name in ("learning_rate", "adamw_learning_rate", "max_grad_norm"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"{name}: {getattr(self, name)} is not a positive number")
+        if not 0 <= self.weight_decay < math.inf:
+            raise ValueError(f"weight_decay: {self.weight_decay} is not a number from 0 up")
+        if not 0 <= self.adam_beta2 < 1:
+            raise ValueError(f"adam_beta2: {self.adam_beta2} is not a share below 1; 0.98 is usual for encoders")
+        if self.seed >= 2**32:
+            raise ValueError(f"seed: {self.seed} is too large; give a number below 2**32")
+        if self.threads > (os.cpu_count() or 1):
+            raise ValueError(f"threads: {self.threads} is more than this machine's {os.cpu_count()} cores")
         for name in ("warmup", "decay"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name}: {getattr(self, name)} is not a share between 0 and 1")
@@ -94,15 +107,18 @@ class TrainingConfig:
 
 
 def training_arguments(config: TrainingConfig, steps: int, world_size: int = 1) -> TrainingArguments:
-    """The one place where our settings become transformers' (its names change between releases; a test checks them)."""
+    """The one place where our settings become transformers' (whose names change; a test checks them)."""
+    if world_size == 1 and torch.cuda.device_count() > 1:
+        raise UserError(
+            f"training: {torch.cuda.device_count()} GPUs are visible to one process; start with torchrun "
+            f"--nproc-per-node {torch.cuda.device_count()} -m concept_encoder.cli.main …, or set CUDA_VISIBLE_DEVICES=0"
+        )
     per_device, rest = divmod(config.batch_size, world_size)
     if rest:
-        raise ValueError(f"batch_size: {config.batch_size} is not divisible by {world_size} processes")
+        raise UserError(f"training.batch_size: {config.batch_size} is not divisible by {world_size} processes")
     micro = min(config.micro_batch_size or per_device, per_device)
     if per_device % micro:
-        raise ValueError(
-            f"micro_batch_size: {micro} does not divide the {per_device} texts of each of {world_size} processes"
-        )
+        raise UserError(f"training.micro_batch_size: {micro} does not divide the {per_device} texts of a process")
     return TrainingArguments(
         output_dir=str(config.output_dir / "checkpoints"),
         seed=config.seed,

@@ -7,15 +7,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, Trainer, set_seed
 from transformers.trainer_callback import PrinterCallback
 from transformers.trainer_utils import rotate_checkpoints
 
 from concept_encoder.errors import UserError
-from concept_encoder.model.heads import ConceptEncoderForMaskedLM
+from concept_encoder.model.heads import IGNORE, ConceptEncoderForMaskedLM
 from concept_encoder.model.loading import list_checkpoints
 from concept_encoder.training.callbacks import ProgressCallback, RecordCallback
 from concept_encoder.training.concept_objective import ConceptObjective, ConceptObjectiveCallback
@@ -23,7 +24,7 @@ from concept_encoder.training.optimizers import make_optimizer
 from concept_encoder.training.run_folder import RunFolder
 from concept_encoder.training.settings import TrainingConfig, training_arguments
 
-_NO_SPACE = ("No space left", "PytorchStreamWriter failed", "os error 28")
+_NO_SPACE = ("No space left", "PytorchStreamWriter failed", "inline_container", "os error 28")
 
 
 class ConceptTrainer(Trainer):
@@ -75,12 +76,21 @@ class ConceptTrainer(Trainer):
             logs = {**logs, **self.concept_objective.latest}
         super().log(logs, start_time)
 
-    def get_eval_dataloader(self, eval_dataset: Dataset | None = None) -> DataLoader:
-        training_collator, self.data_collator = self.data_collator, self.eval_collator
-        try:
-            return super().get_eval_dataloader(eval_dataset)
-        finally:
-            self.data_collator = training_collator
+    def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
+        """The held-out loss: the mean over labels, the same for any number of processes (each reads all rows)."""
+        model = self.model if self.model_wrapped is None else self.model_wrapped
+        model.eval()
+        total = count = 0.0
+        loader = DataLoader(self.eval_dataset, self.args.per_device_eval_batch_size, collate_fn=self.eval_collator)
+        with torch.no_grad(), self.compute_loss_context_manager():
+            for batch in loader:
+                batch = self._prepare_inputs(batch)
+                asked = int((batch["labels"] != IGNORE).sum())
+                total, count = total + float(model(**batch).loss) * asked, count + asked
+        metrics = {"eval_loss": total / count}
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
 
     def final_eval_loss(self) -> float:
         """The held-out loss of the final weights, evaluated now unless the last step did it."""

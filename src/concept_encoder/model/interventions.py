@@ -1,0 +1,43 @@
+"""What tokens hear in place of the concepts, to ask whether an answer needs them (`concept_intervention`).
+
+Each function makes an intervention `(z_BCD, mask_BC) -> z_BCD` on the concepts where `which_C` is True.
+Shape suffixes: see `streams.py`.
+"""
+
+import torch
+from torch import Tensor
+
+from concept_encoder.model.streams import Intervention
+
+
+def zeroed(which_C: Tensor) -> Intervention:
+    """Concepts set to the zero vector."""
+    return lambda z_BCD, mask_BC: z_BCD.masked_fill(_fit(which_C, z_BCD), 0.0)
+
+
+def averaged(which_C: Tensor) -> Intervention:
+    """Concepts replaced by their mean over the texts of the batch that have them, at the depth where they are heard."""
+
+    def blend(z_BCD: Tensor, mask_BC: Tensor | None) -> Tensor:
+        real_BC1 = torch.ones_like(z_BCD[..., :1]) if mask_BC is None else mask_BC[..., None].to(z_BCD.dtype)
+        mean_CD = (z_BCD * real_BC1).sum(0) / real_BC1.sum(0).clamp_min(1)
+        return torch.where(_fit(which_C, z_BCD), mean_CD, z_BCD)
+
+    return blend
+
+
+def shuffled(which_C: Tensor, apart: int = 1) -> Intervention:
+    """Concepts taken from the next text of the batch that has them, `apart` rows away (2 for pairs of texts)."""
+
+    def swap(z_BCD: Tensor, mask_BC: Tensor | None) -> Tensor:
+        swapped_BCD = z_BCD.clone()
+        for concept in torch.nonzero(which_C[: z_BCD.shape[1]]).flatten().tolist():
+            rows = torch.arange(len(z_BCD)) if mask_BC is None else torch.nonzero(mask_BC[:, concept]).flatten()
+            swapped_BCD[rows, concept] = z_BCD[rows.roll(apart), concept]
+        return swapped_BCD
+
+    return swap
+
+
+def _fit(which_C: Tensor, z_BCD: Tensor) -> Tensor:
+    return which_C[: z_BCD.shape[1], None]
