@@ -72,7 +72,7 @@ def test_weights_that_the_file_lacks_fail(checkpoints, tmp_path):
     gone = weights.pop("head.dense.weight")
     assert gone is not None
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(UserError, match="holds no weights for head.dense.weight"):  # not even loaded
+    with pytest.raises(UserError, match=r"holds no weights for head.dense.weight"):  # not even loaded
         load_subject(folder)
 
 
