@@ -36,5 +36,6 @@ def test_commands_name_verbs_and_recipes_that_exist(document):
         assert words[0] in VERBS
         for word in words:
             assert not word.startswith("recipes/") or (ROOT / word).is_file(), word
+    assert not re.search(r"@[A-Z]+@", text), "a placeholder was left"
     for link in re.findall(r"\]\(((?!http)[^)#]+)\)", text):
         assert ((ROOT / document).parent / link).exists(), link
