@@ -1,7 +1,10 @@
+import sys
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
-from concept_encoder.analysis.conllu import read_conllu, tagged, words_of_tokens
+from concept_encoder.analysis.conllu import read_conllu, tag_texts, tagged, words_of_tokens
 from concept_encoder.analysis.roles import selectivity, word_attention
 from concept_encoder.errors import UserError
 
@@ -141,3 +144,23 @@ def test_words_cut_into_tokens_are_not_favoured(scripted):
     np.testing.assert_allclose(a_CX, 1 / 3, rtol=1e-6)
     assert tag_X.tolist() == ["DET", "X", "NOUN"] * 3
     assert sorted(set(sentence_X.tolist())) == [0, 1, 2]
+
+
+def test_a_spacy_pipeline_tags_texts(monkeypatch):
+    """With a stand-in for spaCy: words and classes in order, spaces left out, sentences apart."""
+    word = lambda text, pos: SimpleNamespace(text=text, pos_=pos, is_space=text.isspace())  # noqa: E731
+
+    class Sentence(list):
+        text = "Cats sleep"
+
+    one = Sentence([word("Cats", "NOUN"), word(" ", "SPACE"), word("sleep", "VERB")])
+    document = SimpleNamespace(sents=[one, Sentence([word("\n", "SPACE")])])
+    spacy = SimpleNamespace(load=lambda name: SimpleNamespace(pipe=lambda texts: [document for _ in texts]))
+    monkeypatch.setitem(sys.modules, "spacy", spacy)
+    sentences = tag_texts(["Cats sleep", "Cats sleep"], "any")
+    words = [[s.text[start:end] for start, end in s.spans] for s in sentences]
+    assert words == [["Cats", "sleep"]] * 2
+    assert [s.tags for s in sentences] == [["NOUN", "VERB"]] * 2
+    monkeypatch.setitem(sys.modules, "spacy", None)
+    with pytest.raises(UserError, match=r"pip install"):
+        tag_texts(["x"], "any")

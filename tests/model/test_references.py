@@ -181,3 +181,18 @@ def test_strict_decoders_hear_of_the_text_through_the_concepts_alone():
         s, t = model.encode(ids), model.encode(other)
         mixed = copy.copy(t).replace(z_BCD=s.z_BCD)
         assert torch.allclose(model.decode(mixed), model.decode(s)) is strict
+
+
+@pytest.mark.parametrize("preset", ["woven", "perceiver_mlm", "funnel"])
+@pytest.mark.parametrize("padded", [True, False])
+def test_flex_kernel_agrees_with_sdpa(preset, padded):
+    fields = {"num_concepts": 16} if preset == "perceiver_mlm" else {}
+    config = preset_config(preset, 6, **{**SMALL, "hidden_size": 64}, **fields)
+    torch.manual_seed(0)
+    model = ConceptEncoderModel(config).eval()
+    ids = torch.randint(5, 320, (2, 32))
+    mask = (torch.arange(32)[None] < torch.tensor([[32], [20]])).long() if padded else None
+    with torch.no_grad():
+        expected = model(ids, attention_mask=mask).concepts
+        model.set_attn_implementation("flex_attention")
+        torch.testing.assert_close(model(ids, attention_mask=mask).concepts, expected, atol=1e-4, rtol=1e-4)

@@ -13,7 +13,9 @@ import click
 @click.option("--text-column", default="text", show_default=True, help="The column that holds the texts.")
 @click.option("--split", default="train", show_default=True, help="The split of a hub data set.")
 @click.option("--max-texts", default=1000, type=click.IntRange(min=1), show_default=True, help="Read so many texts.")
-@click.option("--tags", type=click.Path(), help="A CoNLL-U file with gold word classes, for what concepts select.")
+@click.option(
+    "--tags", help="Word classes, for what concepts select: a CoNLL-U file with gold tags, or spacy:PIPELINE."
+)
 @click.option("--states", type=click.Choice(["concepts", "tokens"]), default="concepts", show_default=True,
               help="tokens: analyse token states instead, of any transformers encoder.")  # fmt: skip
 @click.option("--compare", type=click.Path(), help="Another checkpoint, or its analysis, to set beside it.")
@@ -29,12 +31,15 @@ def command(checkpoint: str, texts: str, text_column: str, split: str, max_texts
     """
     from concept_encoder.analysis.analyze import analyze, geometry_over_training
     from concept_encoder.analysis.compare import write_comparison
-    from concept_encoder.analysis.conllu import read_conllu
+    from concept_encoder.analysis.conllu import read_conllu, tag_texts
     from concept_encoder.analysis.present import key_numbers, read_analysis, write_analysis
     from concept_encoder.cli.show import progress, show_table
 
     held_out = _read_texts(texts, text_column, split, max_texts)
-    sentences = read_conllu(tags) if tags else None
+    sentences = None
+    if tags:
+        kind, _, pipeline = tags.partition(":")
+        sentences = tag_texts(held_out, pipeline) if kind == "spacy" else read_conllu(tags)
     with progress("analysing") as step:
         found = analyze(checkpoint, held_out, states=states, sentences=sentences, progress=step)
         if over_training:

@@ -69,8 +69,8 @@ class Attention(nn.Module):
     def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Run the kernel: `[B, Q, H, d]` and the weights, if it keeps them."""
         name = self.config._attn_implementation or "eager"
-        if mask is not None and "flash" in name:
-            name = "sdpa"  # flash kernels take no mask, and transformers' unpadding knows queries of the same text only
+        if mask is not None and name.startswith("fl"):
+            name = "sdpa"  # flash and flex take no such mask, and transformers' unpadding knows self-attention only
         kernel = ALL_ATTENTION_FUNCTIONS.get_interface(name, eager_attention)
         dropout = self.config.attention_probs_dropout_prob if self.training else 0.0
         return kernel(self, q, k, v, mask, dropout=dropout, scaling=self.head_dim**-0.5, is_causal=False)

@@ -75,6 +75,7 @@ class ConceptEncoderPreTrainedModel(PreTrainedModel):
     base_model_prefix = "model"
     _supports_sdpa = True
     _supports_flash_attn = True
+    _supports_flex_attn = True
     _supports_attention_backend = True
 
     @torch.no_grad()
