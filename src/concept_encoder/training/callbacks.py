@@ -44,7 +44,7 @@ class RecordCallback(TrainerCallback):
             self.rates.append(self.tokens_per_step * self.steps / self.seconds)
             kept["tokens_per_second"] = round(self.rates[-1], 1)
             self.seconds, self.steps = 0.0, 0
-        kept.pop("epoch", None)  # the whole run is one stream, see data/stream.py
+        kept.pop("epoch", None)  # the whole run is one stream, see stream.py
         self.run.append_metrics({"step": state.global_step, **kept})
 
     @property

@@ -22,7 +22,7 @@ from concept_encoder.training.recipe import resolved, section
 from concept_encoder.training.run_folder import RunFolder
 from concept_encoder.training.settings import TrainingConfig
 from concept_encoder.training.stream import ExampleStream
-from concept_encoder.training.trainer import checkpoint_folder, run_trainer, use_kernel
+from concept_encoder.training.trainer import run_trainer, use_kernel
 
 Score = Callable[[Sequence[str], np.ndarray, np.ndarray], dict[str, float | None]]
 
@@ -166,7 +166,7 @@ def finetune(
             model, rows["validation"], collator, lambda found: score(task.metrics, found, labels)
         ),
         "steps": steps,
-        "checkpoint": str(checkpoint_folder(training.output_dir).relative_to(training.output_dir)),
+        "checkpoint": str(resolve_checkpoint(training.output_dir).relative_to(training.output_dir)),
     }
     if trainer.is_world_process_zero():
         run.write_json("result.json", result)

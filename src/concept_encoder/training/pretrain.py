@@ -12,6 +12,7 @@ from concept_encoder.data.tokenizer import padded_vocab_size
 from concept_encoder.errors import UserError
 from concept_encoder.model import ConceptEncoderConfig, ConceptEncoderForMaskedLM
 from concept_encoder.model.accounting import cost
+from concept_encoder.model.loading import resolve_checkpoint
 from concept_encoder.objectives.masked_lm import MaskedLMCollator, ObjectiveConfig, unigram_loss
 from concept_encoder.objectives.weighting import WEIGHTINGS
 from concept_encoder.training.concept_objective import ConceptObjective
@@ -20,7 +21,7 @@ from concept_encoder.training.recipe import model_config, resolved, section
 from concept_encoder.training.run_folder import RunFolder
 from concept_encoder.training.settings import TrainingConfig
 from concept_encoder.training.stream import ExampleStream
-from concept_encoder.training.trainer import checkpoint_folder, run_trainer, use_kernel
+from concept_encoder.training.trainer import run_trainer, use_kernel
 
 _EVAL_SEED = 20_101  # the held-out masks are the same for every run, whatever its seed
 
@@ -140,7 +141,7 @@ def pretrain(recipe: PretrainRecipe, corpus: PreparedCorpus | None = None, title
         "concepts": config.concepts_at(length),
         "sequence_length": length,
         "strict": model.model.decoder.strict,
-        "checkpoint": str(checkpoint_folder(training.output_dir).relative_to(training.output_dir)),
+        "checkpoint": str(resolve_checkpoint(training.output_dir).relative_to(training.output_dir)),
     }
     if trainer.is_world_process_zero():
         run.write_json("result.json", result)

@@ -4,7 +4,6 @@ import errno
 import os
 import shutil
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -165,10 +164,3 @@ def use_kernel(model: PreTrainedModel, name: str) -> None:
     except (ImportError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"training.attention: {name!r} cannot run here ({reason}); use sdpa") from None
-
-
-def checkpoint_folder(run: Path) -> Path:
-    """The last checkpoint of a finished run."""
-    checkpoints = list_checkpoints(run)
-    assert checkpoints, f"{run} has no checkpoint"
-    return checkpoints[-1]
