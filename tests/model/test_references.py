@@ -9,8 +9,9 @@ from torch import nn
 from transformers import RobertaPreLayerNormConfig, RobertaPreLayerNormModel
 from transformers.models.llama.modeling_llama import LlamaConfig, LlamaRotaryEmbedding, apply_rotary_pos_emb
 
-from concept_encoder.model import ConceptEncoderModel, preset_config
+from concept_encoder.model import ConceptEncoderForMaskedLM, ConceptEncoderModel, preset_config
 from concept_encoder.model.attention import Attention, WindowedAttention
+from concept_encoder.model.encoder import read_runs
 from concept_encoder.model.loading import load_checkpoint
 from concept_encoder.model.moves import MOVES
 from concept_encoder.model.positions import POSITIONS, NoPosition
@@ -142,10 +143,11 @@ def test_windowed_attention_equals_dense_attention_under_a_band(length, padded):
     x = torch.randn(2, length, 32, requires_grad=True)
     positions = torch.arange(length)[None]
     mask = positions < torch.tensor([[length], [max(length - 2, 1)]]) if padded else None
-    found = windowed(x, x, mask, positions, positions)[0]
+    kv = windowed.key_value(x)
+    found = windowed(x, kv, mask, positions, positions)[0]
     band = (positions.mT - positions).abs() <= 4
     allowed = band[None] if mask is None else band[None] & (mask[:, None] | torch.eye(length, dtype=torch.bool))
-    q, k, v = windowed.project(x, x, positions, positions)
+    q, k, v = windowed.project(x, kv, positions, positions)
     dense = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=allowed[:, None])
     expected = windowed.out(dense.transpose(1, 2).flatten(2))
     real = torch.ones(2, length, dtype=torch.bool) if mask is None else mask
@@ -196,3 +198,32 @@ def test_flex_kernel_agrees_with_sdpa(preset, padded):
         expected = model(ids, attention_mask=mask).concepts
         model.set_attn_implementation("flex_attention")
         torch.testing.assert_close(model(ids, attention_mask=mask).concepts, expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "layout", ["(read think)*3", "(read think)^3", "mix_local read think slot mix_local (read think)*2"]
+)
+def test_one_product_for_several_reads_changes_nothing(layout, monkeypatch):
+    config = small(layer_types=layout)
+    ids = torch.randint(5, config.vocab_size, (2, 20))
+    mask = torch.ones_like(ids)
+    mask[1, 13:] = 0
+    torch.manual_seed(0)
+    model = ConceptEncoderForMaskedLM(config)
+    for name, parameter in model.named_parameters():
+        if name.endswith("norm.weight"):
+            torch.nn.init.normal_(parameter, mean=1.0, std=0.3)
+    assert model.model.read_runs
+    found = []
+    for runs in (model.model.read_runs, {}):
+        model.model.read_runs = runs
+        loss = model(ids, attention_mask=mask, labels=ids).loss
+        found.append([loss, *torch.autograd.grad(loss, list(model.parameters()))])
+    for together, apart in zip(*found):
+        torch.testing.assert_close(together, apart, atol=1e-6, rtol=1e-4)
+
+
+def test_reads_run_together_only_while_the_tokens_stay():
+    assert read_runs(small(layer_types="(read think)*3")) == {0: [0, 2, 4]}
+    assert read_runs(small(layer_types="(read think)^3")) == {0: [0]}
+    assert read_runs(small(layer_types="mix_local read think mix_local read think")) == {}

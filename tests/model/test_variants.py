@@ -113,7 +113,7 @@ def test_exchange_is_one_similarity_read_both_ways():
     for weight in (attention.query.weight, attention.key_value.weight):
         torch.nn.init.normal_(weight, std=0.3)
     z, x = move.concept_norm(s.z_BCD), move.token_norm(s.x_BND)
-    match_z, match_x, value_x = attention.project(z, x, s.z_pos_BC, s.x_pos_BN)
+    match_z, match_x, value_x = attention.project(z, attention.key_value(x), s.z_pos_BC, s.x_pos_BN)
     value_z = attention.split_heads(move.concept_value(z))
     similarity = match_z @ match_x.mT / 8**0.5
     seen = s.x_mask_BN[:, None, None]
@@ -136,7 +136,7 @@ def test_slots_compete_for_tokens():
     weights = recorded[0][1]
     torch.testing.assert_close(weights.sum(-1), torch.ones(2, 4, 6))
     assert (weights[1, :, :, 12:] == 0).all()
-    q, k, v = move.attention.project(move.concept_norm(s.z_BCD), move.token_norm(s.x_BND), s.z_pos_BC, s.x_pos_BN)
+    q, k, v = move.attention.project(move.concept_norm(s.z_BCD), move.token_kv(s), s.z_pos_BC, s.x_pos_BN)
     share = (q @ k.mT / 8**0.5).softmax(dim=2) * s.x_mask_BN[:, None, None]
     naive = (share @ v) / share.sum(-1, keepdim=True)  # equations 1 and 2 of Slot Attention, without its epsilon
     torch.testing.assert_close(

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from transformers.activations import ACT2FN
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from concept_encoder.model.kernels import VARLEN, can_run_varlen, varlen_attention
 from concept_encoder.model.positions import Position
 
 if TYPE_CHECKING:
@@ -30,11 +31,11 @@ class ResidualOutput(nn.Linear):
 
 
 class Attention(nn.Module):
-    """Multi-head attention from queries `x_BQD` to keys and values `y_BKD` (both already normed).
+    """Multi-head attention from queries `x_BQD` to keys and values of `y_BKD` (both already normed).
 
-    The kernel is `config._attn_implementation`: `sdpa` (default), `eager` (keeps the weights), or whatever
-    transformers offers
-    on the machine (`flash_attention_2`, …). Source: Transformer, equation 1 (arXiv:1706.03762).
+    The kernel is `config._attn_implementation`: `sdpa` (default), `eager` (keeps the weights), `varlen` (see
+    `kernels.py`), or whatever transformers offers on the machine (`flash_attention_2`, …).
+    Source: Transformer, equation 1 (arXiv:1706.03762).
     """
 
     is_causal = False
@@ -51,29 +52,40 @@ class Attention(nn.Module):
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
     def forward(
-        self, x_BQD: Tensor, y_BKD: Tensor, y_mask_BK: Tensor | None, x_pos_BQ: Tensor, y_pos_BK: Tensor
+        self, x_BQD: Tensor, kv_BKE: Tensor, y_mask_BK: Tensor | None, x_pos_BQ: Tensor, y_pos_BK: Tensor
     ) -> tuple[Tensor, Tensor | None]:
-        """Returns the update `[B, Q, D]` and, from kernels that keep them, the weights `[B, H, Q, K]`."""
-        q_BHQd, k_BHKd, v_BHKd = self.project(x_BQD, y_BKD, x_pos_BQ, y_pos_BK)
+        """Returns the update `[B, Q, D]` and, from kernels that keep them, the weights `[B, H, Q, K]`.
+
+        `kv_BKE` is `key_value(y_BKD)`, E = 2D: the caller makes it, as one product may serve several layers.
+        """
+        q_BHQd, k_BHKd, v_BHKd = self.project(x_BQD, kv_BKE, x_pos_BQ, y_pos_BK)
         bias = self.position_bias(q_BHQd, k_BHKd, y_mask_BK)
         attended_BQHd, weights = self.attend(q_BHQd, k_BHKd, v_BHKd, self.kernel_mask(bias, y_mask_BK))
         return self.finish(attended_BQHd), weights
 
-    def project(self, x_BQD: Tensor, y_BKD: Tensor, x_pos_BQ: Tensor, y_pos_BK: Tensor) -> tuple[Tensor, ...]:
+    def project(self, x_BQD: Tensor, kv_BKE: Tensor, x_pos_BQ: Tensor, y_pos_BK: Tensor) -> tuple[Tensor, ...]:
         """Queries, keys and values, split in heads and turned by their positions."""
         q_BHQd = self.split_heads(self.query(x_BQD))
-        k_BKD, v_BKD = self.key_value(y_BKD).chunk(2, dim=-1)
+        k_BKD, v_BKD = kv_BKE.chunk(2, dim=-1)
         k_BHKd, v_BHKd = self.split_heads(k_BKD), self.split_heads(v_BKD)
         return self.position.rotate(q_BHQd, x_pos_BQ), self.position.rotate(k_BHKd, y_pos_BK), v_BHKd
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Run the kernel: `[B, Q, H, d]` and the weights, if it keeps them."""
-        name = self.config._attn_implementation or "eager"
+        name = self.kernel
         if mask is not None and name.startswith("fl"):
             name = "sdpa"  # flash and flex take no such mask, and transformers' unpadding knows self-attention only
         kernel = ALL_ATTENTION_FUNCTIONS.get_interface(name, eager_attention)
-        dropout = self.config.attention_probs_dropout_prob if self.training else 0.0
-        return kernel(self, q, k, v, mask, dropout=dropout, scaling=self.head_dim**-0.5, is_causal=False)
+        return kernel(self, q, k, v, mask, dropout=self.dropped, scaling=self.head_dim**-0.5, is_causal=False)
+
+    @property
+    def kernel(self) -> str:
+        return self.config._attn_implementation or "eager"
+
+    @property
+    def dropped(self) -> float:
+        """The share of the weights that is dropped now."""
+        return self.config.attention_probs_dropout_prob if self.training else 0.0
 
     def split_heads(self, states_BND: Tensor) -> Tensor:
         """`[B, H, N, d]`."""
@@ -102,12 +114,17 @@ class WindowedAttention(Attention):
     """
 
     def forward(
-        self, x_BQD: Tensor, y_BKD: Tensor, y_mask_BK: Tensor | None, x_pos_BQ: Tensor, y_pos_BK: Tensor
+        self, x_BQD: Tensor, kv_BKE: Tensor, y_mask_BK: Tensor | None, x_pos_BQ: Tensor, y_pos_BK: Tensor
     ) -> tuple[Tensor, Tensor | None]:
         half, length = self.config.local_window // 2, x_BQD.shape[1]
         if length <= half + 1:  # the window covers the text
-            return super().forward(x_BQD, y_BKD, y_mask_BK, x_pos_BQ, y_pos_BK)
-        q_BHNd, k_BHNd, v_BHNd = self.project(x_BQD, y_BKD, x_pos_BQ, y_pos_BK)
+            return super().forward(x_BQD, kv_BKE, y_mask_BK, x_pos_BQ, y_pos_BK)
+        q_BHNd, k_BHNd, v_BHNd = self.project(x_BQD, kv_BKE, x_pos_BQ, y_pos_BK)
+        padding = self.kernel_mask(None, y_mask_BK)
+        if self.kernel == VARLEN and can_run_varlen(self, q_BHNd, padding, self.dropped):
+            scaling = self.head_dim**-0.5
+            attended, _ = varlen_attention(self, q_BHNd, k_BHNd, v_BHNd, padding, scaling=scaling, window=half)
+            return self.finish(attended), None
         mask = _band_mask(length, half, y_mask_BK, x_BQD.device)
         batch, blocks = x_BQD.shape[0], -(-length // half)
         mask = mask.expand(batch, -1, -1, -1).flatten(0, 1)[:, None]

@@ -15,7 +15,7 @@ from transformers.utils import ModelOutput
 from concept_encoder.model.attention import ResidualOutput, make_norm
 from concept_encoder.model.config import ConceptEncoderConfig
 from concept_encoder.model.decoders import DECODERS
-from concept_encoder.model.moves import MOVES
+from concept_encoder.model.moves import MOVES, Read
 from concept_encoder.model.positions import SinusoidalPosition, states_position
 from concept_encoder.model.sources import SOURCES, AnchoredSource, LearnedSource
 from concept_encoder.model.streams import Intervention, Streams
@@ -41,6 +41,19 @@ class ConceptEncoderOutput(ModelOutput):
     concept_mask: Tensor | None = None
     tokens: Tensor | None = None
     read_attentions: tuple[Tensor, ...] | None = None
+
+
+def read_runs(config: ConceptEncoderConfig) -> dict[int, list[int]]:
+    """Where several reads see the same tokens: the index of the first, and the groups of all."""
+    runs: dict[int, list[int]] = {}
+    start: int | None = None
+    for layer, (name, group) in enumerate(zip(config.layer_types, config.layer_groups)):
+        if MOVES[name].projects_tokens:
+            start = layer if start is None else start
+            runs.setdefault(start, []).append(group)
+        elif "tokens" in MOVES[name].updates:
+            start = None
+    return {start: sorted(set(groups)) for start, groups in runs.items() if len(groups) > 1}
 
 
 def normed_concepts(s: Streams) -> Tensor:
@@ -110,6 +123,7 @@ class ConceptEncoderModel(ConceptEncoderPreTrainedModel):
         first = {group: name for name, group in reversed(list(zip(config.layer_types, config.layer_groups)))}
         self.groups = nn.ModuleDict({str(group): MOVES[first[group]](config) for group in sorted(first)})
         self.decoder = DECODERS[config.decoder](config)
+        self.read_runs = read_runs(config)
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Embedding:
@@ -145,11 +159,23 @@ class ConceptEncoderModel(ConceptEncoderPreTrainedModel):
         )
         hidden_BN = input_ids == self.config.mask_token_id if self.config.mask_free else None
         s = start.replace(start=start, x_hidden_BN=hidden_BN)
-        for name, group in zip(self.config.layer_types, self.config.layer_groups):
+        kv: dict[int, Tensor] = {}
+        for layer, (name, group) in enumerate(zip(self.config.layer_types, self.config.layer_groups)):
             if s.z_BCD is None and "concepts" in MOVES[name].uses:
                 s = self.source(s)
-            s = self.groups[str(group)](s)
+            if layer in self.read_runs:
+                kv = self.project_reads(self.read_runs[layer], s)
+            elif "tokens" in MOVES[name].updates:
+                kv = {}
+            s = self.groups[str(group)](s.replace(kv_BNE=kv.get(group)))
         return self.source(s) if s.z_BCD is None and self.source.has_concepts else s
+
+    def project_reads(self, groups: list[int], s: Streams) -> dict[int, Tensor]:
+        """Keys and values for the reads of these groups; empty when an adapter (LoRA) stands in for a linear map."""
+        reads = [self.groups[str(group)] for group in groups]
+        if any(type(read.attention.key_value) is not nn.Linear for read in reads):
+            return {}
+        return dict(zip(groups, Read.project_together(reads, s)))
 
     def decode(self, streams: Streams, index_BK: Tensor | None = None) -> Tensor:
         """Normed token states `[B, N, D]`, or `[B, K, D]` at the tokens `index_BK`."""

@@ -11,10 +11,9 @@ from transformers.modeling_outputs import MaskedLMOutput, SequenceClassifierOutp
 
 from concept_encoder.model.config import ConceptEncoderConfig
 from concept_encoder.model.encoder import ConceptEncoderModel, ConceptEncoderPreTrainedModel
+from concept_encoder.model.losses import IGNORE, masked_cross_entropy
 from concept_encoder.model.pooling import CLASSIFIER_HEADS
 from concept_encoder.model.streams import Intervention
-
-IGNORE = -100
 
 
 class ConceptEncoderForMaskedLM(ConceptEncoderPreTrainedModel):
@@ -93,17 +92,6 @@ def labelled_tokens(labels_BN: Tensor) -> tuple[Tensor, Tensor]:
     most = max(int(asked_BN.sum(1).max()), 1)
     index_BK = asked_BN.to(torch.int8).topk(most, dim=1).indices
     return index_BK, labels_BN.gather(1, index_BK)
-
-
-def masked_cross_entropy(
-    h_BKE: Tensor, decoder: nn.Linear, labels_BK: Tensor, num_items: Tensor | int | None
-) -> Tensor:
-    """Mean cross-entropy over the labels that are not -100, or their sum divided by `num_items`."""
-    logits = decoder(h_BKE).flatten(0, 1).float()
-    total = F.cross_entropy(logits, labels_BK.flatten(), ignore_index=IGNORE, reduction="sum")
-    if num_items is None:
-        num_items = (labels_BK != IGNORE).sum().clamp(min=1)
-    return total / num_items
 
 
 class ConceptEncoderForSequenceClassification(ConceptEncoderPreTrainedModel):

@@ -35,6 +35,7 @@ class Move(nn.Module):
     updates: ClassVar[frozenset[str]]
     options: ClassVar[tuple[str, ...]] = ()  # fields of the configuration that only this move reads
     pointwise = False  # a token's update depends on no other token, so a decoder may ask at chosen positions only
+    projects_tokens = False  # a `Read`: its keys and values of the tokens may come from `project_together`
 
     def forward(self, s: Streams) -> Streams:
         raise NotImplementedError
@@ -61,7 +62,8 @@ class Mix(Move):
 
     def forward(self, s: Streams) -> Streams:
         h_BND = self.norm(s.x_BND)
-        update, weights = self.attention(h_BND, h_BND, s.visible_BN, s.x_pos_BN, s.x_pos_BN)
+        kv_BNE = self.attention.key_value(h_BND)
+        update, weights = self.attention(h_BND, kv_BNE, s.visible_BN, s.x_pos_BN, s.x_pos_BN)
         self.record(s, weights)
         x_BND = s.x_BND + update
         return s.replace(x_BND=x_BND + self.feed_forward(x_BND))
@@ -81,6 +83,7 @@ class Read(Move):
 
     uses = frozenset({"tokens", "concepts"})
     updates = frozenset({"concepts"})
+    projects_tokens = True
 
     def __init__(self, config: "ConceptEncoderConfig"):
         super().__init__()
@@ -88,9 +91,23 @@ class Read(Move):
         self.token_norm = make_norm(config)
         self.attention = Attention(config, attention_position(config, "concepts", "tokens"))
 
+    @staticmethod
+    def project_together(reads: list["Read"], s: Streams) -> tuple[Tensor, ...]:
+        """Keys and values of the same tokens for several reads, `[B, N, E]` each, from one matrix product.
+
+        The tokens are normed once: the weights of the norms go into the maps, W (g * x) = (W * g) x.
+        """
+        norms = [read.token_norm for read in reads]
+        normed_BND = F.layer_norm(s.x_BND, s.x_BND.shape[-1:], eps=norms[0].eps)
+        maps = [read.attention.key_value.weight * norm.weight for read, norm in zip(reads, norms)]
+        return F.linear(normed_BND, torch.cat(maps)).chunk(len(reads), dim=-1)
+
+    def token_kv(self, s: Streams) -> Tensor:
+        return self.attention.key_value(self.token_norm(s.x_BND)) if s.kv_BNE is None else s.kv_BNE
+
     def forward(self, s: Streams) -> Streams:
         update, weights = self.attention(
-            self.concept_norm(s.z_BCD), self.token_norm(s.x_BND), s.visible_BN, s.z_pos_BC, s.x_pos_BN
+            self.concept_norm(s.z_BCD), self.token_kv(s), s.visible_BN, s.z_pos_BC, s.x_pos_BN
         )
         self.record(s, weights)
         return s.replace(z_BCD=s.z_BCD + update)
@@ -111,7 +128,7 @@ class Think(Move):
 
     def forward(self, s: Streams) -> Streams:
         h_BCD = self.norm(s.z_BCD)
-        update, weights = self.attention(h_BCD, h_BCD, s.z_mask_BC, s.z_pos_BC, s.z_pos_BC)
+        update, weights = self.attention(h_BCD, self.attention.key_value(h_BCD), s.z_mask_BC, s.z_pos_BC, s.z_pos_BC)
         self.record(s, weights)
         z_BCD = s.z_BCD + update
         return s.replace(z_BCD=z_BCD + self.feed_forward(z_BCD))
@@ -136,9 +153,8 @@ class Write(Move):
         self.feed_forward = FeedForward(config)
 
     def forward(self, s: Streams) -> Streams:
-        update, weights = self.attention(
-            self.token_norm(s.x_BND), self.concept_norm(s.heard_BCD), s.z_mask_BC, s.x_pos_BN, s.z_pos_BC
-        )
+        kv_BCE = self.attention.key_value(self.concept_norm(s.heard_BCD))
+        update, weights = self.attention(self.token_norm(s.x_BND), kv_BCE, s.z_mask_BC, s.x_pos_BN, s.z_pos_BC)
         self.record(s, weights)
         x_BND = s.x_BND + update
         return s.replace(x_BND=x_BND + self.feed_forward(x_BND))
@@ -153,9 +169,7 @@ class SlotRead(Read):
 
     def forward(self, s: Streams) -> Streams:
         attention = self.attention
-        q_BHCd, k_BHNd, v_BHNd = attention.project(
-            self.concept_norm(s.z_BCD), self.token_norm(s.x_BND), s.z_pos_BC, s.x_pos_BN
-        )
+        q_BHCd, k_BHNd, v_BHNd = attention.project(self.concept_norm(s.z_BCD), self.token_kv(s), s.z_pos_BC, s.x_pos_BN)
         logits_BHCN = (q_BHCd @ k_BHNd.mT) * attention.head_dim**-0.5
         bias = attention.position_bias(q_BHCd, k_BHNd, s.visible_BN)
         if bias is not None:
@@ -192,7 +206,8 @@ class Exchange(Move):
 
     def forward(self, s: Streams) -> Streams:
         attention, concepts = self.attention, self.concept_norm(s.z_BCD)
-        match_z, match_x, v_BHNd = attention.project(concepts, self.token_norm(s.x_BND), s.z_pos_BC, s.x_pos_BN)
+        kv_BNE = attention.key_value(self.token_norm(s.x_BND))
+        match_z, match_x, v_BHNd = attention.project(concepts, kv_BNE, s.z_pos_BC, s.x_pos_BN)
         bias = attention.position_bias(match_z, match_x, s.visible_BN)
         to_concepts, weights = attention.attend(match_z, match_x, v_BHNd, attention.kernel_mask(bias, s.visible_BN))
         if s.intervention is not None:  # tokens hear other concepts than those that read them
@@ -225,9 +240,8 @@ class Pool(Move):
 
     def forward(self, s: Streams) -> Streams:
         pooled = self.halve(s)
-        update, weights = self.attention(
-            self.norm(pooled.x_BND), self.norm(s.x_BND), s.visible_BN, pooled.x_pos_BN, s.x_pos_BN
-        )
+        kv_BNE = self.attention.key_value(self.norm(s.x_BND))
+        update, weights = self.attention(self.norm(pooled.x_BND), kv_BNE, s.visible_BN, pooled.x_pos_BN, s.x_pos_BN)
         self.record(s, weights)
         x_BMD = pooled.x_BND + update
         return pooled.replace(x_BND=x_BMD + self.feed_forward(x_BMD))

@@ -99,9 +99,8 @@ class ClsQueryHead(ClassifierHead):
     def forward(self, model: ConceptEncoderModel, s: Streams) -> Tensor:
         query_B1D = self.query.weight.expand(s.z_BCD.shape[0], 1, -1)
         place = torch.zeros(1, 1, device=s.z_BCD.device)
-        update_B1D, _ = self.attention(
-            self.query_norm(query_B1D), self.concept_norm(s.heard_BCD), s.z_mask_BC, place, s.z_pos_BC
-        )
+        kv_BCE = self.attention.key_value(self.concept_norm(s.heard_BCD))
+        update_B1D, _ = self.attention(self.query_norm(query_B1D), kv_BCE, s.z_mask_BC, place, s.z_pos_BC)
         return self.norm(query_B1D + update_B1D)[:, 0]
 
 

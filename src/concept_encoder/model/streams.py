@@ -1,7 +1,7 @@
 """What flows through the encoder: a token stream and a concept stream, with who is padding and who sits where.
 
 Shape suffixes, used in all of `model/`: B texts, N tokens, C concepts, D hidden size, H heads, d size of a head,
-Q queries, K keys or chosen positions, V vocabulary.
+Q queries, K keys or chosen positions, E = 2D keys beside values, V vocabulary.
 """
 
 from collections.abc import Callable
@@ -26,6 +26,7 @@ class Streams:
         z_BCD: concept states; None before the first move that needs them.
         z_pos_BC: where each concept sits: its slot, or the place in the text that it owns.
         z_mask_BC: True for concepts that exist (a short text in a padded batch has fewer).
+        kv_BNE: keys and values of the tokens for the next read, when one product made them for several reads.
         intervention: maps `(z_BCD, z_mask_BC)` to what tokens hear of the concepts instead; for causal questions.
         attentions: when not None, moves append `(move, weights_BHQK)` here.
     """
@@ -39,6 +40,7 @@ class Streams:
     x_hidden_BN: Tensor | None = None
     start: "Streams | None" = None
     full: "Streams | None" = None
+    kv_BNE: Tensor | None = None
     intervention: Intervention | None = None
     attentions: list[tuple[str, Tensor]] | None = None
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from concept_encoder.model.heads import IGNORE
+from concept_encoder.model.losses import IGNORE
 from concept_encoder.objectives.concept_losses import CONCEPT_LOSSES
 from concept_encoder.objectives.masking import MASKINGS, PLACE, replace_tokens
 from concept_encoder.objectives.weighting import WEIGHTINGS

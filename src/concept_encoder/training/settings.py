@@ -33,7 +33,8 @@ class TrainingConfig:
         warmup: share of the steps in which the rate rises.
         decay: with the schedule wsd, share of the steps at the end in which the rate falls.
         precision: `fp32`, or `bf16` (autocast).
-        attention: the kernel; the flash ones need CUDA and their packages, flex a GPU to train on.
+        attention: the kernel; `varlen` (padded batches without padding, see model/kernels.py) needs CUDA and bf16, the
+            flash ones also their packages, flex a GPU to train on.
         report_to: any of wandb, tensorboard, trackio, each an extra of the same name.
         eval_every, save_every, log_every: in steps; 0 means at the end only (for fine-tuning: after every epoch).
         keep_checkpoints: how many of the last checkpoints stay.
@@ -59,7 +60,7 @@ class TrainingConfig:
     max_grad_norm: float = 1.0
     precision: Literal["fp32", "bf16"] = "fp32"
     torch_compile: bool = False
-    attention: Literal["sdpa", "eager", "flash_attention_2", "flash_attention_3", "flex_attention"] = "sdpa"
+    attention: Literal["sdpa", "varlen", "eager", "flash_attention_2", "flash_attention_3", "flex_attention"] = "sdpa"
     eval_every: int = 0
     save_every: int = 0
     log_every: int = 10

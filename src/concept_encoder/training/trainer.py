@@ -15,8 +15,9 @@ from transformers.trainer_callback import PrinterCallback
 from transformers.trainer_utils import rotate_checkpoints
 
 from concept_encoder.errors import UserError
-from concept_encoder.model.heads import IGNORE, ConceptEncoderForMaskedLM
+from concept_encoder.model.heads import ConceptEncoderForMaskedLM
 from concept_encoder.model.loading import list_checkpoints
+from concept_encoder.model.losses import IGNORE
 from concept_encoder.training.callbacks import ProgressCallback, RecordCallback
 from concept_encoder.training.concept_objective import ConceptObjective, ConceptObjectiveCallback
 from concept_encoder.training.optimizers import make_optimizer
