@@ -6,16 +6,13 @@
 
 import json
 import os
-import platform
-import subprocess
 import time
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 
+from concept_encoder.environment import environment
 from concept_encoder.errors import UserError
 
 _FREE_TO_CHANGE = {"output_dir", "report_to", "num_workers", "threads", "log_every", "keep_checkpoints"}
@@ -109,29 +106,6 @@ def write_atomically(path: Path, text: str) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def environment() -> dict[str, Any]:
-    """What a reader needs to judge or repeat the numbers: commit, versions, device."""
-    packages = ("concept-encoder", "torch", "transformers", "tokenizers", "datasets", "accelerate", "numpy")
-    return {
-        "commit": _git_commit(),
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "versions": {name: metadata.version(name) for name in packages},
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else (platform.processor() or "cpu"),
-        "cpu_threads": torch.get_num_threads(),
-    }
-
-
-def _git_commit() -> str | None:
-    """The commit of a source checkout, with a mark when files were changed since; None in an installed package."""
-    here = Path(__file__).parent
-    try:
-        call = ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-        return subprocess.run(call, capture_output=True, text=True, timeout=5, check=True).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return None
 
 
 def _first_difference(old: dict[str, Any], new: dict[str, Any]) -> str | None:
