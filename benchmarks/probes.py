@@ -87,16 +87,18 @@ def order_accuracy(config: ConceptEncoderConfig, corpus: PreparedCorpus, seed: i
     return probe.fit(z[:half], first_B[:half]).score(z[half:], first_B[half:])
 
 
-def copy_accuracy(config: ConceptEncoderConfig, corpus: PreparedCorpus, seed: int, steps: int) -> tuple[float, float]:
+def copy_accuracy(
+    config: ConceptEncoderConfig, corpus: PreparedCorpus, seed: int, steps: int, device: str
+) -> tuple[float, float]:
     """Share of held-out tokens that are copied right after `steps` of learning to copy, and the seconds it took."""
     torch.manual_seed(seed)
-    model = ConceptEncoderForMaskedLM(config)
+    model = ConceptEncoderForMaskedLM(config).to(device)
     settings = TrainingConfig("-", optimizer="muon", learning_rate=1e-2, adamw_learning_rate=6e-3, weight_decay=0.1)
     optimizer = make_optimizer(model, settings)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: min(step / 20, 1, (steps - step) / steps + 0.02)
     )
-    ids_BN = sentences(corpus, 100_000, held_out=False)
+    ids_BN = sentences(corpus, 100_000, held_out=False).to(device)
     order = np.random.default_rng(seed)
     started = time.perf_counter()
     for _ in range(steps):
@@ -106,7 +108,7 @@ def copy_accuracy(config: ConceptEncoderConfig, corpus: PreparedCorpus, seed: in
         schedule.step()
         optimizer.zero_grad()
     model.eval()
-    test_BN = sentences(corpus, 512, held_out=True)
+    test_BN = sentences(corpus, 512, held_out=True).to(device)
     with torch.no_grad():
         found = torch.cat([model(part).logits.argmax(-1) for part in test_BN.split(64)])
     return (found == test_BN).float().mean().item(), time.perf_counter() - started
@@ -118,9 +120,10 @@ def main() -> None:
     parser.add_argument("--corpus", default="quickstart")
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="of copy")
     parser.add_argument("--rows", nargs="*", default=[], help="only the variants whose name holds one of these words")
     given = parser.parse_args()
-    torch.set_num_threads(2)
+    torch.set_num_threads(min(torch.get_num_threads(), 2))
     corpus = prepare(DataConfig(corpus=given.corpus, vocab_size=2048, sequence_length=LENGTH))
     vocabulary = -(-(len(corpus.tokenizer) + 2) // 64) * 64  # two spare ids for the markers
     rows = {name: row for name, row in ROWS.items() if not given.rows or any(word in name for word in given.rows)}
@@ -133,7 +136,7 @@ def main() -> None:
             if given.probe == "order":
                 scores.append(order_accuracy(config, corpus, seed))
             else:
-                scores.append(copy_accuracy(config, corpus, seed, given.steps)[0])
+                scores.append(copy_accuracy(config, corpus, seed, given.steps, given.device)[0])
             seconds.append(time.perf_counter() - started)
         spread = f"{np.mean(scores):.3f} ({min(scores):.3f} to {max(scores):.3f})"
         ratio = f"{config.concepts_at(LENGTH)} / {LENGTH}"

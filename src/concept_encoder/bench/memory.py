@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -19,16 +20,21 @@ def added_by_step(request: MemoryRequest) -> int:
     step = make_step(request.mode, contestant, request.precision)
     step(packed_batch(64, 64, sizes.vocab_size).to(device))  # what is allocated once: optimiser state, work space
     batch = packed_batch(request.length, request.tokens, sizes.vocab_size).to(device)
+    return peak_of(lambda: step(batch), device)
+
+
+def peak_of(work: Callable[[], object], device: torch.device) -> int:
+    """Bytes that `work` allocates above what is there now, at their peak."""
     if device.type == "cuda":
         torch.cuda.synchronize()
         before = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
-        step(batch)
+        work()
         torch.cuda.synchronize()
         return torch.cuda.max_memory_allocated() - before
     before = _resident("VmRSS")
     _forget_peak()
-    step(batch)
+    work()
     return _resident("VmHWM") - before
 
 

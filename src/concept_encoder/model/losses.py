@@ -28,7 +28,7 @@ def masked_cross_entropy(
         num_items: labels in the whole accumulated batch, when it is larger than this one.
     """
     h_LE, labels_L = h_BKE.flatten(0, 1), labels_BK.flatten()
-    total = _KERNELS[loss_kernel(h_LE)](h_LE, decoder, labels_L)
+    total = KERNELS[loss_kernel(h_LE)](h_LE, decoder, labels_L)
     if num_items is None:
         num_items = (labels_L != IGNORE).sum().clamp(min=1)
     return total / num_items
@@ -73,4 +73,4 @@ def _liger(h_LE: Tensor, decoder: nn.Linear, labels_L: Tensor) -> Tensor:
     return liger_cross_entropy(decoder(h_LE), labels_L, ignore_index=IGNORE, reduction="sum")
 
 
-_KERNELS = {"plain": _plain, "chunked": _chunked, "liger": _liger}
+KERNELS = {"plain": _plain, "chunked": _chunked, "liger": _liger}
