@@ -19,6 +19,7 @@ VERBS = {
     "finetune": "Fine-tune a checkpoint on a task.",
     "fill-mask": "Let a checkpoint fill the [MASK] of a sentence.",
     "analyze": "Show what the concepts of a checkpoint hold.",
+    "bench": "Measure speed and memory beside peers of equal size.",
     "variants": "List every family of variants and its members.",
     "describe": "Parameters, FLOPs, memory and compression of a recipe's model, without building it.",
 }
