@@ -123,6 +123,7 @@ def kernels_by_time(step: Step, batch: Batch, device: torch.device, top: int = 1
     spent: dict[str, float] = {}
     for event in profiler.key_averages():
         own = event.self_device_time_total if cuda else event.self_cpu_time_total
-        spent[event.key] = spent.get(event.key, 0.0) + own
+        name = event.key if len(event.key) <= 60 else event.key[:59] + "…"  # kernels of templates have long names
+        spent[name] = spent.get(name, 0.0) + own
     total = sum(spent.values())
     return [(name, share / total) for name, share in sorted(spent.items(), key=lambda item: -item[1])[:top]]
