@@ -1,8 +1,11 @@
 """What `describe` counts, against formulas written out by hand."""
 
-import pytest
+import copy
 
-from concept_encoder.model import PRESETS, preset_config
+import pytest
+import torch
+
+from concept_encoder.model import PRESETS, ConceptEncoderForMaskedLM, preset_config
 from concept_encoder.model.accounting import build_without_weights, cost, matched_layers, parameters_by_part
 
 D, F, V, N, C, H, L, R = 64, 256, 1000, 96, 24, 4, 6, 4
@@ -59,3 +62,24 @@ def test_the_twin_is_matched():
         assert layers >= 1
     assert matched_layers(config_of("bert"), N, "compute") == L
     assert matched_layers(config_of("bert"), N, "parameters") == L
+
+
+@pytest.mark.parametrize("preset", sorted(PRESETS))
+def test_activations_are_what_autograd_keeps(preset):
+    """Against the tensors that a real forward pass hands to autograd, with torch's own fused kernel."""
+    config = config_of(preset)
+    model = ConceptEncoderForMaskedLM(copy.deepcopy(config))
+    own = {parameter.data_ptr() for parameter in model.parameters()}
+    kept: dict[int, torch.UntypedStorage] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.untyped_storage().data_ptr() not in own:
+            kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage()
+        return tensor
+
+    ids = torch.randint(5, V, (1, N))
+    asked = torch.arange(round(0.15 * N))[None]
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        model.head(model.model.decode(model.model.encode(ids), asked))
+    real = sum(storage.nbytes() for storage in kept.values())
+    assert cost(config, N).activation_bytes == pytest.approx(real, rel=0.1)

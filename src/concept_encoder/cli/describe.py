@@ -10,7 +10,7 @@ def command(recipe: str, overrides: tuple[str, ...]) -> None:
     """Print what the model of RECIPE costs, before anything is built: parameters, FLOPs, memory, compression.
 
     FLOPs count a forward pass, two a multiply-add; a training step is about three times that. Activations are what a
-    backward pass needs, in fp32 and with attention weights kept, for one text. A recipe with rows prints each.
+    backward pass needs, in fp32, for one text, with a fused attention kernel. A recipe with rows prints each.
     """
     from concept_encoder.cli.show import console
     from concept_encoder.training.pretrain import PretrainRecipe
