@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from concept_encoder import analysis as room
-from concept_encoder.analysis.conllu import tagged
 from concept_encoder.analysis.pictures import figures_of
+from concept_encoder.data.conllu import tagged
 from concept_encoder.errors import UserError
 
 

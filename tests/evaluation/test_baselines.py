@@ -1,7 +1,8 @@
 import pytest
 
+from concept_encoder.data.tagging import TaggedExamples
 from concept_encoder.data.tasks import Examples, TaskData
-from concept_encoder.evaluation.baselines import bag_of_words, majority
+from concept_encoder.evaluation.baselines import bag_of_words, baselines, majority
 
 
 def task(texts, labels, kind="classification", metrics=("accuracy", "f1"), pairs=None):
@@ -37,3 +38,22 @@ def test_bag_of_words_sees_digits_and_both_texts_of_a_pair():
 def test_bag_of_words_for_numbers():
     data = task(["low", "middle", "high"] * 5, [1.0, 2.0, 3.0] * 5, "regression", ("pearson", "spearman"))
     assert bag_of_words(data)["pearson"] > 0.99
+
+
+def test_baselines_of_tagging():
+    """`can` is mostly AUX, `fish` is NOUN as often as VERB (the smaller number wins), `jump` was never seen."""
+    train = TaggedExamples(
+        [["I", "can", "fish"], ["a", "can"], ["you", "can"], ["a", "fish"], ["I", "Can"]],
+        [[2, 0, 3], [1, 1], [2, 0], [1, 1], [2, 1]],
+    )
+    held_out = TaggedExamples([["you", "can", "fish"], ["a", "jump"]], [[2, 0, 3], [1, 1]])
+    tags = ["AUX", "NOUN", "PRON", "VERB"]
+    scores = baselines(TaskData("toy", "token_classification", ("accuracy",), train, held_out, tags, 0))
+    assert scores == {
+        "commonest tag": {"accuracy": pytest.approx(2 / 5)},  # NOUN
+        "commonest tag of the word": {"accuracy": pytest.approx(4 / 5)},  # all but fish
+    }
+
+
+def test_which_baselines_stand_beside_a_task():
+    assert set(baselines(task(["a", "b"] * 4, [1, 0] * 4))) == {"majority class", "bag of words"}

@@ -1,11 +1,23 @@
 import math
+from itertools import chain
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.metrics import accuracy_score, f1_score
 
 from concept_encoder.data.task_table import TASKS
 from concept_encoder.errors import UserError
-from concept_encoder.evaluation.metrics import METRICS, compute, compute_all, why_undefined
+from concept_encoder.evaluation.metrics import (
+    METRICS,
+    compute,
+    compute_all,
+    compute_tags,
+    entities,
+    entity_f1,
+    why_undefined,
+)
 
 
 @pytest.mark.parametrize(
@@ -69,3 +81,57 @@ def test_unknown_names_get_the_nearest():
 
 def test_every_metric_of_the_task_table_is_known():
     assert {metric for task in TASKS.values() for metric in task.metrics} <= set(METRICS)
+
+
+TAGS = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]
+SENTENCES = st.lists(st.lists(st.sampled_from(TAGS), max_size=6), min_size=1, max_size=4)
+
+
+def naive_entities(tags):
+    """Every span of words, asked whether it is an entity: it begins one, goes on to its end, and not further."""
+    return {
+        (kind, start, end)
+        for kind in ("PER", "LOC")
+        for start in range(len(tags))
+        for end in range(start + 1, len(tags) + 1)
+        if (tags[start] == f"B-{kind}" or (tags[start] == f"I-{kind}" and (start == 0 or tags[start - 1][2:] != kind)))
+        and all(tag == f"I-{kind}" for tag in tags[start + 1 : end])
+        and (end == len(tags) or tags[end] != f"I-{kind}")
+    }
+
+
+@given(st.data(), SENTENCES)
+def test_entity_f1_is_that_of_the_naive_count(data, labels):
+    predictions = [data.draw(st.lists(st.sampled_from(TAGS), min_size=len(t), max_size=len(t))) for t in labels]
+    found = [naive_entities(tags) for tags in predictions]
+    right = [naive_entities(tags) for tags in labels]
+    assert [set(entities(tags)) for tags in labels] == right
+    hits, said, there = sum(len(f & r) for f, r in zip(found, right)), sum(map(len, found)), sum(map(len, right))
+    if not said + there:
+        assert entity_f1(predictions, labels) is None
+        return
+    precision, recall = hits / max(said, 1), hits / max(there, 1)
+    harmonic = 2 * precision * recall / (precision + recall) if hits else 0.0
+    assert entity_f1(predictions, labels) == pytest.approx(harmonic)
+
+
+def test_entities_of_a_known_sentence():
+    tags = ["B-PER", "I-PER", "O", "B-LOC", "B-LOC", "I-PER", "I-PER"]
+    assert entities(tags) == [("PER", 0, 2), ("LOC", 3, 4), ("LOC", 4, 5), ("PER", 5, 7)]
+    assert entity_f1([["B-PER", "O"]], [["B-PER", "I-PER"]]) == 0.0  # half an entity is none
+    assert entity_f1([["O"], ["B-PER"]], [["B-PER"], ["O"]]) == 0.0  # of another text
+
+
+@given(st.data(), st.lists(st.lists(st.integers(0, 3), max_size=5), min_size=1, max_size=4).filter(any))
+def test_scores_of_tags_are_scikit_learns_over_all_words(data, labels):
+    predictions = [data.draw(st.lists(st.integers(0, 3), min_size=len(t), max_size=len(t))) for t in labels]
+    names = ["O", "A", "B", "C"]
+    scores = compute_tags(("accuracy", "macro_f1"), [np.array(p) for p in predictions], labels, names)
+    flat = [list(chain.from_iterable(side)) for side in (labels, predictions)]
+    assert scores["accuracy"] == pytest.approx(accuracy_score(*flat))
+    assert scores["macro_f1"] == pytest.approx(f1_score(*flat, average="macro"))
+
+
+def test_a_text_with_another_number_of_predicted_tags():
+    with pytest.raises(UserError, match="give one a word"):
+        compute_tags(("accuracy",), [[0, 1], [0]], [[0, 1], [0, 1]], ["O", "A"])

@@ -7,10 +7,10 @@ pages.
 
 from concept_encoder.analysis.analyze import analyze, geometry, geometry_over_training, loss_history
 from concept_encoder.analysis.compare import compare, comparison_report, write_comparison
-from concept_encoder.analysis.conllu import read_conllu
 from concept_encoder.analysis.present import concept_report, key_numbers, read_analysis, write_analysis
 from concept_encoder.analysis.report import Number, Report
 from concept_encoder.analysis.subject import Subject, load_subject
+from concept_encoder.data.conllu import read_conllu
 
 __all__ = [
     "Number",

@@ -15,12 +15,12 @@ from torch import Tensor
 from concept_encoder.analysis import causal as causality
 from concept_encoder.analysis.attention import attention_report
 from concept_encoder.analysis.capture import Capture, Example, Progress, capture
-from concept_encoder.analysis.conllu import TaggedSentence
 from concept_encoder.analysis.health import check_health, health_report
 from concept_encoder.analysis.overlap import dimension_use, overlap_report
 from concept_encoder.analysis.rank import rank_report
 from concept_encoder.analysis.roles import selectivity, word_attention
 from concept_encoder.analysis.subject import Kind, Subject, load_subject
+from concept_encoder.data.conllu import TaggedSentence
 from concept_encoder.errors import UserError
 from concept_encoder.model.loading import list_checkpoints
 

@@ -31,9 +31,10 @@ def command(checkpoint: str, texts: str, text_column: str, split: str, max_texts
     """
     from concept_encoder.analysis.analyze import analyze, geometry_over_training
     from concept_encoder.analysis.compare import write_comparison
-    from concept_encoder.analysis.conllu import read_conllu, tag_texts
+    from concept_encoder.analysis.conllu import tag_texts
     from concept_encoder.analysis.present import key_numbers, read_analysis, write_analysis
     from concept_encoder.cli.show import progress, show_table
+    from concept_encoder.data.conllu import read_conllu
 
     held_out = _read_texts(texts, text_column, split, max_texts)
     sentences = None

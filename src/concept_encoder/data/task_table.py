@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from concept_encoder.data import quickstart
 
-Kind = Literal["classification", "regression"]
+Kind = Literal["classification", "regression", "token_classification"]
 
 
 @dataclass(frozen=True)

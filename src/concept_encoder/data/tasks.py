@@ -2,18 +2,20 @@
 
 import logging
 import math
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import datasets
 from transformers import PreTrainedTokenizerFast
 
-from concept_encoder.data import quickstart
+from concept_encoder.data import quickstart, tagging
+from concept_encoder.data.labels import ClassNumbers, class_value
 from concept_encoder.data.sources import Row, read_table
 from concept_encoder.data.split import is_held_out, share
+from concept_encoder.data.tagging import TaggedExamples, TaggedRecord
 from concept_encoder.data.task_table import TASKS, Kind, Task
 from concept_encoder.errors import UserError, nearest
 
@@ -28,10 +30,11 @@ class TaskConfig:
         task: a name of `TASKS`; leave it out when `train` is given.
         train: a file or folder of your own.
         validation: the held-out file beside `train`; with a named task, the split to score on.
-        text: the column of the text (own files).
+        text: the column of the text, or of the words for token classification (own files).
         text_pair: the column of the second text, for tasks on pairs (own files).
-        label: the column of the label (own files).
-        kind: classification or regression (own files).
+        label: the column of the label, or of one tag a word for token classification (own files).
+        label_names: names of the classes, where the column holds their places in this list (own files).
+        kind: classification, regression or token_classification (own files).
         validation_fraction: share of the training rows held out, by a hash of their text, if nothing else is.
         max_length: longest input in tokens; more is cut off.
         max_examples: use no more than so many examples of each side, chosen by a hash of their text.
@@ -43,6 +46,7 @@ class TaskConfig:
     text: str = "text"
     text_pair: str | None = None
     label: str = "label"
+    label_names: list[str] | None = None
     kind: Kind = "classification"
     validation_fraction: float = 0.1
     max_length: int = 128
@@ -53,6 +57,8 @@ class TaskConfig:
             raise ValueError("task: name a task, or give your own files as train (and validation)")
         if self.task is not None and self.task not in TASKS:
             raise ValueError(f"task: no task {self.task!r}; {nearest(self.task, TASKS)}")
+        if self.kind == "token_classification" and self.text_pair is not None:
+            raise ValueError("text_pair: tags belong to the words of one text; leave it out")
         if not 0 < self.validation_fraction < 1:
             raise ValueError(f"validation_fraction: {self.validation_fraction} is not inside (0, 1); try 0.1")
         if self.max_length < 4:
@@ -83,8 +89,8 @@ class TaskData:
     name: str
     kind: Kind
     metrics: tuple[str, ...]
-    train: Examples
-    validation: Examples
+    train: Examples | TaggedExamples
+    validation: Examples | TaggedExamples
     label_names: list[str] | None
     unlabeled: int
 
@@ -100,8 +106,8 @@ class _Record:
 def load_task(config: TaskConfig) -> TaskData:
     """Read the task of `config`.
 
-    Raises `UserError`, with file and line, for rows that do not fit the task: a missing column or text, a
-    label that is no number in regression or that training lacks in classification, one class, an empty side.
+    Raises `UserError`, with file and line, for rows that do not fit the task: a missing column or text, a label that is
+    no number in regression or that training lacks in classification, words without tags, one class, an empty side.
     """
     task = _own(config) if config.task is None else TASKS[config.task]
     sides = _sides(task, config)
@@ -112,20 +118,20 @@ def load_task(config: TaskConfig) -> TaskData:
     for side, records in zip(("training", "validation"), labeled):
         if not records:
             raise UserError(f"{task.name}: no labeled {side} rows; give more data, or data.validation")
-    train, validation = labeled
-    if task.kind == "regression":
-        names, labels = None, [[_number(record, task) for record in records] for records in labeled]
-    else:
-        names, labels = _classes(task, train, validation)
-    examples = [_examples(records, numbers, config.max_examples) for records, numbers in zip(labeled, labels)]
-    if names is not None and len(set(examples[0].labels)) < 2:
-        raise UserError(f"data.max_examples: {config.max_examples} leaves one class to train on; raise it")
+    names, labels = _targets(task, *labeled)
+    choose = tagging.choose_tagged if task.kind == "token_classification" else _examples
+    train, validation = (choose(records, numbers, config.max_examples) for records, numbers in zip(labeled, labels))
+    if names is not None and len(_distinct(train.labels)) < 2:
+        if len(_distinct(labels[0])) > 1:
+            raise UserError(f"data.max_examples: {config.max_examples} leaves one class to train on; raise it")
+        only = names[_distinct(train.labels).pop()]
+        raise UserError(f"{task.name}: every training row has the label {only}; give two classes or more")
     return TaskData(
         name=task.name,
         kind=task.kind,
-        metrics=task.metrics,
-        train=examples[0],
-        validation=examples[1],
+        metrics=("entity_f1", *task.metrics) if _marks_entities(task, names) else task.metrics,
+        train=train,
+        validation=validation,
         label_names=names,
         unlabeled=unlabeled,
     )
@@ -150,13 +156,22 @@ def tokenize_examples(examples: Examples, tokenizer: PreTrainedTokenizerFast, ma
 
 
 def _own(config: TaskConfig) -> Task:
-    metrics = ("accuracy", "macro_f1") if config.kind == "classification" else ("pearson", "spearman")
-    name = Path(config.train).name
-    return Task(name, config.train, None, config.text, config.text_pair, config.label, config.kind, metrics)
+    metrics = ("pearson", "spearman") if config.kind == "regression" else ("accuracy", "macro_f1")
+    return Task(
+        Path(config.train).name,
+        config.train,
+        None,
+        config.text,
+        config.text_pair,
+        config.label,
+        config.kind,
+        metrics,
+        label_names=tuple(config.label_names or ()) or None,
+    )
 
 
-def _sides(task: Task, config: TaskConfig) -> tuple[list[_Record], list[_Record]]:
-    """The rows to train on and those to score on."""
+def _sides(task: Task, config: TaskConfig) -> tuple[list[Any], list[Any]]:
+    """The records to train on and those to score on."""
     if task.source == quickstart.NAME:
         rows = ([Row(f"{task.name}:{row.title}", row._asdict()) for row in side] for side in quickstart.topics())
         train, validation = (_records(task, side) for side in rows)
@@ -172,7 +187,9 @@ def _sides(task: Task, config: TaskConfig) -> tuple[list[_Record], list[_Record]
     return [record for record in train if not is_held_out(record.text, config.validation_fraction)], held_out
 
 
-def _records(task: Task, rows: Iterable[Row]) -> list[_Record]:
+def _records(task: Task, rows: Iterable[Row]) -> list[_Record] | list[TaggedRecord]:
+    if task.kind == "token_classification":
+        return [tagging.tagged_record(row, task.text, task.label) for row in rows]
     records = []
     for where, values in rows:
         texts = [values[column] for column in (task.text, task.text_pair) if column is not None]
@@ -200,34 +217,30 @@ def _number(record: _Record, task: Task) -> float:
     return number
 
 
-def _classes(task: Task, train: list[_Record], validation: list[_Record]) -> tuple[list[str], list[list[int]]]:
-    """Names of the classes, and the class numbers of both sides."""
-    values = [[_class_value(record, task) for record in records] for records in (train, validation)]
-    if task.label_names:
-        known: list[Any] = list(range(len(task.label_names)))
-    else:  # numbers in the order of numbers, names in that of the alphabet
-        known = sorted(set(values[0]), key=lambda value: (isinstance(value, str), value))
-    number = {value: i for i, value in enumerate(known)}
-    for record, value in zip([*train, *validation], [*values[0], *values[1]]):
-        if value not in number:
-            problem = f"label {value!r} is not among those of training"
-            raise UserError(f"{record.where}: {problem}: {', '.join(map(str, known[:20]))}")
-    if len(set(values[0])) < 2:
-        only = values[0][0]
-        raise UserError(f"{task.name}: every training row has the label {only!r}; give two classes or more")
-    return list(map(str, task.label_names or known)), [[number[value] for value in side] for side in values]
+def _targets(task: Task, train: list[Any], validation: list[Any]) -> tuple[list[str] | None, list[list]]:
+    """Names of the classes, and what is to be predicted on both sides: class numbers, or numbers without names."""
+    if task.kind == "regression":
+        return None, [[_number(record, task) for record in records] for records in (train, validation)]
+    if task.kind == "token_classification":
+        return tagging.tag_numbers(task.label, task.label_names, train, validation)
+    remedy = "numbers to predict need data.kind=regression"
+    values = [
+        [class_value(record.label, f"{record.where}: column {task.label!r}", remedy) for record in records]
+        for records in (train, validation)
+    ]
+    numbers = ClassNumbers(values[0], task.label_names)
+    return numbers.names, [
+        [numbers(value, f"{record.where}: label") for record, value in zip(records, side)]
+        for records, side in zip((train, validation), values)
+    ]
 
 
-def _class_value(record: _Record, task: Task) -> int | str:
-    """A label as it is meant: 1, 1.0, true and "1" are the number 1, which JSON and CSV write differently."""
-    label = record.label
-    if isinstance(label, str):
-        label = label.strip()
-        return int(label) if re.fullmatch(r"-?\d{1,9}", label) and str(int(label)) == label else label
-    if isinstance(label, int | float) and math.isfinite(label) and label == int(label):
-        return int(label)
-    problem = f"column {task.label!r} holds {label!r}, which is no class"
-    raise UserError(f"{record.where}: {problem}; numbers to predict need data.kind=regression")
+def _distinct(labels: list[int] | list[list[int]]) -> set[int]:
+    return set(chain.from_iterable(labels)) if isinstance(labels[0], list) else set(labels)
+
+
+def _marks_entities(task: Task, names: list[str] | None) -> bool:
+    return task.kind == "token_classification" and tagging.is_iob2(names)
 
 
 def _examples(records: list[_Record], labels: list[int] | list[float], limit: int | None) -> Examples:

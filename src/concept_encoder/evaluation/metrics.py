@@ -1,11 +1,13 @@
 """Scores of predictions, each a number that scikit-learn or scipy computes, or None where it is undefined."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 from scipy import stats
 from sklearn import metrics
 
+from concept_encoder.data.tasks import TaskData
 from concept_encoder.errors import UserError, nearest
 
 Numbers = Sequence[float] | np.ndarray
@@ -39,6 +41,59 @@ def compute(name: str, predictions: Numbers, labels: Numbers) -> float | None:
 def compute_all(names: Sequence[str], predictions: Numbers, labels: Numbers) -> dict[str, float | None]:
     """Every metric of `names`, in their order."""
     return {name: compute(name, predictions, labels) for name in names}
+
+
+def scorer(data: TaskData) -> Callable[[Sequence[str], Sequence, Sequence], dict[str, float | None]]:
+    """`compute_all` for the predictions and labels of this task; for tags, each is a list of arrays, one a text."""
+    if data.kind == "token_classification":
+        return partial(compute_tags, tag_names=data.label_names)
+    return compute_all
+
+
+def compute_tags(
+    names: Sequence[str], predictions: Sequence[Numbers], labels: Sequence[Numbers], tag_names: Sequence[str]
+) -> dict[str, float | None]:
+    """Every metric of `names` over the words of all texts; `entity_f1` over their entities.
+
+    Args:
+        predictions, labels: class numbers `[words]` of each text.
+    """
+    if list(map(len, predictions)) != list(map(len, labels)):
+        raise UserError("predictions: their numbers of words differ from those of the labels; give one a word")
+    words = [np.concatenate([*map(np.asarray, side), np.array([], int)]) for side in (predictions, labels)]
+    found = {name: compute(name, *words) for name in names if name != "entity_f1"}
+    if "entity_f1" in names:
+        tagged = [[[tag_names[tag] for tag in text] for text in side] for side in (predictions, labels)]
+        found["entity_f1"] = entity_f1(*tagged)
+    return {name: found[name] for name in names}
+
+
+def entity_f1(predictions: Sequence[Sequence[str]], labels: Sequence[Sequence[str]]) -> float | None:
+    """F1 of exact entities (type, first and last word) marked by IOB2 tags; None when there is none on either side.
+
+    Source: CoNLL-2000/2003 (conlleval, micro average).
+    """
+    found, right = (
+        {(text, *entity) for text, tags in enumerate(side) for entity in entities(tags)}
+        for side in (predictions, labels)
+    )
+    return 2 * len(found & right) / (len(found) + len(right)) if found or right else None
+
+
+def entities(tags: Sequence[str]) -> list[tuple[str, int, int]]:
+    """Type, first word and word after the last of each entity. An I-X that continues no X begins one (conlleval)."""
+    spans: list[tuple[str, int, int]] = []
+    inside = None
+    for i, tag in enumerate(tags):
+        mark, _, kind = tag.partition("-")
+        if mark == "O":
+            inside = None
+        elif mark == "I" and kind == inside:
+            spans[-1] = (kind, spans[-1][1], i + 1)
+        else:
+            spans.append((kind, i, i + 1))
+            inside = kind
+    return spans
 
 
 def why_undefined(name: str, predictions: Numbers, labels: Numbers) -> str | None:

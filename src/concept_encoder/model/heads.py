@@ -147,12 +147,20 @@ class ConceptEncoderForTokenClassification(ConceptEncoderPreTrainedModel):
         attention_mask: Tensor | None = None,
         token_type_ids: Tensor | None = None,
         labels: Tensor | None = None,
+        num_items_in_batch: Tensor | int | None = None,
+        concept_intervention: Intervention | None = None,
         return_dict: bool | None = None,
     ) -> TokenClassifierOutput | tuple:
-        """Logits `[B, N, num_labels]`; with `labels` `[B, N]` (-100 ignored) also the loss."""
-        tokens_BND = self.model.decode(self.model.encode(input_ids, attention_mask, token_type_ids))
-        logits = self.classifier(self.dropout(tokens_BND))
-        loss = None if labels is None else F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten())
+        """Logits `[B, N, num_labels]`; with `labels` `[B, N]` (-100 ignored) also the loss.
+
+        `num_items_in_batch` and `concept_intervention` as in masked language modelling.
+        """
+        s = self.model.encode(input_ids, attention_mask, token_type_ids, intervention=concept_intervention)
+        logits = self.classifier(self.dropout(self.model.decode(s)))
+        loss = None
+        if labels is not None:
+            total = F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), reduction="sum")
+            loss = total / ((labels != IGNORE).sum().clamp(min=1) if num_items_in_batch is None else num_items_in_batch)
         output = TokenClassifierOutput(loss=loss, logits=logits)
         return output if return_dict is not False else output.to_tuple()
 

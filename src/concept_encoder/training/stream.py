@@ -1,17 +1,60 @@
 """The order of training examples: epochs in sequence, each shuffled anew, as one long indexable stream.
 
 Everything random about an example follows from its place in the stream, so that resuming, the number of loader
-workers and the number of
-processes change nothing.
+workers and the number of processes change nothing.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from torch.utils.data import Dataset
 
 from concept_encoder.objectives.masking import PLACE
+
+Order = Callable[[np.random.Generator, int], np.ndarray]  # (randomness, place of the epoch's first example) -> rows
+
+
+@dataclass(frozen=True)
+class Shuffled:
+    """Any row anywhere."""
+
+    num_rows: int
+
+    def __call__(self, rng: np.random.Generator, start: int) -> np.ndarray:
+        return rng.permutation(self.num_rows)
+
+
+@dataclass(frozen=True)
+class LengthGrouped:
+    """Texts of like length share a batch, so that little is padding; which batch comes when is random.
+
+    The shuffled rows are cut into windows of many batches (four windows at least, so that texts meet others in the
+    next epoch), each window is sorted by length and cut into batches, and all batches are shuffled. Inside a batch of
+    `batch_size` (an optimiser step) texts stay sorted: however many devices and micro-batches share it, each sees
+    texts of like length, and the order does not depend on their number. The batch that two epochs share is left to
+    chance.
+
+    Source: `LengthGroupedSampler` of Hugging Face transformers, whose batches stay in the order of length, though.
+    """
+
+    lengths: np.ndarray
+    batch_size: int
+    window: int = 50
+
+    def __call__(self, rng: np.random.Generator, start: int) -> np.ndarray:
+        rows = rng.permutation(len(self.lengths))
+        head = min(-start % self.batch_size, len(rows))  # ends the batch that the last epoch began
+        whole = (len(rows) - head) // self.batch_size * self.batch_size
+        first, middle, last = np.split(rows, [head, head + whole])
+        size = self.batch_size * max(min(self.window, whole // self.batch_size // 4), 1)
+        middle = [self._sorted(middle[i : i + size]) for i in range(0, whole, size)]
+        batches = rng.permutation(np.concatenate(middle).reshape(-1, self.batch_size)) if middle else first[:0]
+        return np.concatenate([self._sorted(first), batches.flatten(), self._sorted(last)])
+
+    def _sorted(self, rows: np.ndarray) -> np.ndarray:
+        return rows[np.argsort(self.lengths[rows], kind="stable")]
 
 
 class ExampleStream(Dataset):
@@ -21,12 +64,14 @@ class ExampleStream(Dataset):
         rows: anything indexable that gives a mapping a row.
         num_examples: length of the stream; may be less or more than one epoch.
         seed: orders the epochs; None keeps the order of the rows.
+        order: how an epoch is ordered.
     """
 
-    def __init__(self, rows: Sequence[dict[str, Any]], num_examples: int, seed: int | None):
+    def __init__(self, rows: Sequence[dict[str, Any]], num_examples: int, seed: int | None, order: Order | None = None):
         assert len(rows) > 0, "an empty corpus is refused before it comes here"
         self.rows, self.num_examples, self.seed = rows, num_examples, seed
-        self._epoch, self._order = -1, np.arange(0)
+        self.order = order or Shuffled(len(rows))
+        self._epoch, self._rows = -1, np.arange(0)
 
     def __len__(self) -> int:
         return self.num_examples
@@ -46,5 +91,6 @@ class ExampleStream(Dataset):
         if self.seed is None:
             return index
         if epoch != self._epoch:
-            self._epoch, self._order = epoch, np.random.default_rng((self.seed, epoch)).permutation(len(self.rows))
-        return int(self._order[index])
+            rng = np.random.default_rng((self.seed, epoch))
+            self._epoch, self._rows = epoch, self.order(rng, epoch * len(self.rows))
+        return int(self._rows[index])

@@ -1,0 +1,80 @@
+"""What a fine-tuned model answers on held-out texts, with its concepts and without."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from torch import Tensor
+
+from concept_encoder.model.interventions import shuffled, zeroed
+from concept_encoder.model.losses import IGNORE
+from concept_encoder.model.pooling import CLASSIFIER_HEADS
+from concept_encoder.training.batches import TaskCollator, text_lengths
+
+Answers = list[Any]  # of each text: a class number, a number, or the class numbers of its labelled tokens `[W]`
+
+
+def evaluation_order(rows: Dataset) -> np.ndarray:
+    """Rows by length, so that little is padding; those of one length in random order, the same every time."""
+    anyhow = np.random.default_rng(0).permutation(len(rows))
+    return anyhow[np.argsort(text_lengths(rows)[anyhow], kind="stable")]
+
+
+@torch.no_grad()
+def predict(
+    model: torch.nn.Module, rows: Dataset, collator: TaskCollator, batch_size: int = 64, **inputs: Any
+) -> Answers:
+    """The model's answers, in the order of `rows` (batches are made of texts of like length)."""
+    model.eval()
+    order = evaluation_order(rows)
+    answers: Answers = [None] * len(rows)
+    for start in range(0, len(rows), batch_size):
+        chosen = order[start : start + batch_size].tolist()
+        batch = collator([rows[i] for i in chosen])
+        labels = batch.pop("labels")
+        logits = model(**{name: value.to(model.device) for name, value in batch.items()}, **inputs).logits
+        for i, answer in zip(chosen, _answers(logits.float().cpu(), labels)):
+            answers[i] = answer
+    return answers
+
+
+def asked(rows: Dataset) -> Answers:
+    """The labels that `predict` answers for."""
+    return [
+        _of_labelled(np.asarray(labels), labels) if isinstance(labels, list) else labels for labels in rows["labels"]
+    ]
+
+
+def concept_controls(
+    model: Any, rows: Dataset, collator: TaskCollator, score: Callable[[Answers], dict]
+) -> dict[str, Any]:
+    """The same scores after the concepts are exchanged between texts of like length and after they are set to zero.
+
+    A head that keeps its score here does not use the concepts. Empty for a model without concepts; a single text has
+    nothing to exchange.
+    """
+    if model.config.concept_source == "none":
+        return {}
+    count = model.config.concepts_at(model.config.max_position_embeddings)
+    everyone = torch.ones(count, dtype=torch.bool, device=model.device)
+    texts = 2 if CLASSIFIER_HEADS[model.config.classifier_head].separate_texts else 1
+    changes = {"concepts shuffled": shuffled(everyone, apart=texts), "concepts zeroed": zeroed(everyone)}
+    if len(rows) == 1:
+        del changes["concepts shuffled"]
+    size = next((size for size in range(64, 128) if len(rows) % size != 1), 64)  # no batch of one text alone
+    return {
+        name: score(predict(model, rows, collator, size, concept_intervention=change))
+        for name, change in changes.items()
+    }
+
+
+def _answers(logits: Tensor, labels: Tensor) -> Answers:
+    if logits.ndim == 3:
+        return [_of_labelled(tags.numpy(), asked.numpy()) for tags, asked in zip(logits.argmax(-1), labels)]
+    return (logits.squeeze(-1) if logits.shape[-1] == 1 else logits.argmax(-1)).tolist()
+
+
+def _of_labelled(values: np.ndarray, labels: Any) -> np.ndarray:
+    return values[np.asarray(labels) != IGNORE]
