@@ -90,7 +90,7 @@ def test_every_field_reaches_the_training_arguments(tmp_path):
         arguments = training_arguments(config, steps=100, world_size=2)
         assert arguments.gradient_accumulation_steps == 4
         assert arguments.warmup_steps == 6
-    assert {"warmup_steps", "train_sampling_strategy", "lr_scheduler_kwargs"} <= known
+    assert {"warmup_steps", "lr_scheduler_kwargs"} <= known
 
 
 def test_a_grid_is_one_run_a_row(sections, tmp_path):

@@ -10,19 +10,19 @@ def command(recipe: str, overrides: tuple[str, ...]) -> None:
     """Fine-tune model.checkpoint on a task as RECIPE says; print the scores beside majority class and bag of words.
 
     The task is a named one (data.task=mrpc) or your own files (data.train=mine.csv data.text=sentence
-    data.label=topic).
+    data.label=topic). With data.kind=token_classification every word has a tag (data.train=mine.conllu
+    data.text=tokens data.label=upos).
     """
     from concept_encoder.cli.show import show_scores
     from concept_encoder.data.tasks import load_task
-    from concept_encoder.evaluation.baselines import bag_of_words, majority
-    from concept_encoder.evaluation.metrics import compute_all
+    from concept_encoder.evaluation.baselines import baselines
+    from concept_encoder.evaluation.metrics import scorer
     from concept_encoder.training.finetune import FinetuneRecipe, finetune
     from concept_encoder.training.recipe import load_sections
 
     checked = FinetuneRecipe.from_sections(load_sections(recipe, overrides))
     task = load_task(checked.data)
-    beside = {"majority class": majority(task), "bag of words": bag_of_words(task)}
-    result = finetune(checked, compute_all, task, beside)
+    result = finetune(checked, scorer(task), task, baselines(task))
     name = checked.training.output_dir.name
     scores = {**result["baselines"], name: result["scores"]}
     scores |= {f"{name}, {what}": found for what, found in result["controls"].items()}
@@ -30,4 +30,7 @@ def command(recipe: str, overrides: tuple[str, ...]) -> None:
     show_scores(f"{task.name}: {counts['validation']} held-out examples, {counts['train']} to train on", scores)
     if counts["validation"] < 100:
         click.echo(f"note: {counts['validation']} held-out examples say little; give more with data.validation=FILE")
+    if cut := result.get("words", {}).get("cut_off"):
+        words = result["words"]["scored"] + cut
+        click.echo(f"note: {cut} of {words} held-out words lie beyond data.max_length and are not scored; raise it")
     click.echo(f"run: {checked.training.output_dir}")

@@ -7,6 +7,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from concept_encoder.training.run_folder import RunFolder
+from concept_encoder.training.schedule import StepSizes
 
 console = Console(stderr=True)
 
@@ -17,9 +18,9 @@ class RecordCallback(TrainerCallback):
     Time spent in evaluation and in saving is not counted.
     """
 
-    def __init__(self, run: RunFolder, tokens_per_step: int | None):
-        self.run, self.tokens_per_step = run, tokens_per_step
-        self.seconds, self.steps, self.started = 0.0, 0, 0.0
+    def __init__(self, run: RunFolder, sizes: StepSizes, row_length: int | None):
+        self.run, self.sizes, self.row_length = run, sizes, row_length
+        self.seconds, self.rows, self.started = 0.0, 0, 0.0
         self.rates: list[float] = []
 
     def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object) -> None:
@@ -27,7 +28,7 @@ class RecordCallback(TrainerCallback):
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object) -> None:
         self.seconds += time.perf_counter() - self.started
-        self.steps += 1
+        self.rows += self.sizes.rows(state.global_step - 1)
 
     def on_log(
         self,
@@ -40,10 +41,10 @@ class RecordCallback(TrainerCallback):
         if not state.is_world_process_zero or logs is None or "train_runtime" in logs:
             return
         kept = {name: value for name, value in logs.items() if not name.endswith(("_runtime", "_per_second"))}
-        if "loss" in kept and self.tokens_per_step and self.seconds:
-            self.rates.append(self.tokens_per_step * self.steps / self.seconds)
+        if "loss" in kept and self.row_length and self.seconds:
+            self.rates.append(self.row_length * self.rows / self.seconds)
             kept["tokens_per_second"] = round(self.rates[-1], 1)
-            self.seconds, self.steps = 0.0, 0
+            self.seconds, self.rows = 0.0, 0
         kept.pop("epoch", None)  # the whole run is one stream, see stream.py
         self.run.append_metrics({"step": state.global_step, **kept})
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch.utils.data import Dataset
 
 from concept_encoder.data.corpus import DataConfig
 from concept_encoder.data.packing import PreparedCorpus, prepare
@@ -19,6 +20,7 @@ from concept_encoder.training.concept_objective import ConceptObjective
 from concept_encoder.training.model_card import model_card
 from concept_encoder.training.recipe import model_config, resolved, section
 from concept_encoder.training.run_folder import RunFolder
+from concept_encoder.training.schedule import FIRST, CutStream
 from concept_encoder.training.settings import TrainingConfig
 from concept_encoder.training.stream import ExampleStream
 from concept_encoder.training.trainer import run_trainer, use_kernel
@@ -54,7 +56,19 @@ class PretrainRecipe:
                 f"{config.max_position_embeddings}; raise the latter or shorten the former"
             )
         recipe.check_objective(config)
+        recipe.check_length_warmup()
         return recipe
+
+    def check_length_warmup(self) -> None:
+        """Refuse to cut rows that cannot be cut evenly."""
+        length, warmup = self.data.sequence_length, self.training.length_warmup
+        if warmup and (length % FIRST or length < 8 * FIRST):
+            raise UserError(
+                f"training.length_warmup: starts at data.sequence_length / {FIRST}; "
+                f"make {length} a multiple of {FIRST} and {8 * FIRST} at least"
+            )
+        if warmup and self.data.packing != "full":
+            raise UserError("training.length_warmup: cuts rows of one length; set data.packing=full")
 
     def check_objective(self, config: ConceptEncoderConfig) -> None:
         """Refuse a concept loss that this model or this way of training cannot have."""
@@ -108,20 +122,23 @@ def pretrain(recipe: PretrainRecipe, corpus: PreparedCorpus | None = None, title
     model = ConceptEncoderForMaskedLM(config)
     use_kernel(model, training.attention)
     run.begin()
-    steps = training.steps(len(corpus.train))
+    sizes = training.sizes(len(corpus.train))
     length = recipe.data.sequence_length
     collator, eval_collator = (
         MaskedLMCollator(corpus.tokenizer, recipe.objective, seed) for seed in (training.seed, _EVAL_SEED)
     )
     held_out = _held_out(corpus, training)
+    stream: Dataset = ExampleStream(corpus.train, int(sizes.first_row[-1]), training.seed)
+    if training.length_warmup:
+        stream = CutStream(stream, sizes, corpus.tokenizer.cls_token_id)
     trainer, record = run_trainer(
         model,
         run,
         training,
-        steps,
+        sizes,
         title,
-        tokens_per_step=training.batch_size * length,
-        train_dataset=ExampleStream(corpus.train, steps * training.batch_size, training.seed),
+        row_length=length,
+        train_dataset=stream,
         eval_dataset=held_out,
         data_collator=collator,
         eval_collator=eval_collator,
@@ -133,8 +150,8 @@ def pretrain(recipe: PretrainRecipe, corpus: PreparedCorpus | None = None, title
         "verb": "pretrain",
         "eval_loss": trainer.final_eval_loss(),
         "unigram_loss": unigram_loss(corpus.unigram_counts, held_out, eval_collator),
-        "steps": steps,
-        "tokens_seen": steps * training.batch_size * length,
+        "steps": sizes.steps,
+        "tokens_seen": int(sizes.first_row[-1]) * length,
         "tokens_per_second": record.tokens_per_second,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "flops_per_token": cost(config, length, recipe.objective.mask_rate).flops_per_token,

@@ -11,6 +11,7 @@ import torch
 from transformers import TrainingArguments
 
 from concept_encoder.errors import UserError
+from concept_encoder.training.schedule import FIRST, StepSizes, steps_for
 
 SCHEDULERS = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup", "wsd": "warmup_stable_decay"}
 
@@ -27,6 +28,9 @@ class TrainingConfig:
         batch_size: texts (or packed rows) in one optimiser step, over all devices.
         micro_batch_size: texts on one device at a time; None means all of `batch_size`. Accumulation follows from the
             two.
+        batch_warmup: share of the steps in which the batch grows from an eighth of `batch_size`, doubling three times
+            (see `training/schedule.py`); the learning rate does not follow.
+        length_warmup: the same for the length of packed rows, which are cut into pieces of an eighth first.
         learning_rate: of AdamW, or of Muon's matrices when `optimizer` is muon.
         adamw_learning_rate: with muon, the rate for embeddings, norms and heads.
         weight_decay: on matrices only. 0.1 keeps Muon from diverging on concept models.
@@ -48,6 +52,8 @@ class TrainingConfig:
     epochs: float = 1.0
     batch_size: int = 64
     micro_batch_size: int | None = None
+    batch_warmup: float = 0.0
+    length_warmup: float = 0.0
     eval_batch_size: int = 64
     learning_rate: float = 3e-4
     adamw_learning_rate: float = 2e-4
@@ -90,9 +96,13 @@ class TrainingConfig:
             raise ValueError(f"seed: {self.seed} is too large; give a number below 2**32")
         if self.threads > (os.cpu_count() or 1):
             raise ValueError(f"threads: {self.threads} is more than this machine's {os.cpu_count()} cores")
-        for name in ("warmup", "decay"):
+        for name in ("warmup", "decay", "batch_warmup", "length_warmup"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name}: {getattr(self, name)} is not a share between 0 and 1")
+        if self.batch_warmup and self.batch_size % FIRST:
+            raise ValueError(
+                f"batch_warmup: starts at batch_size / {FIRST}, but {self.batch_size} is no multiple of it"
+            )
         if self.micro_batch_size is not None and (self.micro_batch_size < 1 or self.batch_size % self.micro_batch_size):
             raise ValueError(f"micro_batch_size: {self.micro_batch_size} does not divide batch_size {self.batch_size}")
         unknown = set(self.report_to) - {"wandb", "tensorboard", "trackio"}
@@ -104,7 +114,11 @@ class TrainingConfig:
 
     def steps(self, num_rows: int) -> int:
         """Optimiser steps of the whole run."""
-        return self.max_steps or max(round(self.epochs * num_rows / self.batch_size), 1)
+        return self.max_steps or steps_for(self.epochs * num_rows, self.batch_size, self.batch_warmup)
+
+    def sizes(self, num_rows: int) -> StepSizes:
+        """What each of these steps reads."""
+        return StepSizes(self.steps(num_rows), self.batch_size, self.batch_warmup, self.length_warmup)
 
 
 def training_arguments(config: TrainingConfig, steps: int, world_size: int = 1) -> TrainingArguments:
@@ -120,6 +134,12 @@ def training_arguments(config: TrainingConfig, steps: int, world_size: int = 1) 
     micro = min(config.micro_batch_size or per_device, per_device)
     if per_device % micro:
         raise UserError(f"training.micro_batch_size: {micro} does not divide the {per_device} texts of a process")
+    parts = world_size * (per_device // micro)
+    if config.batch_warmup and config.batch_size // FIRST % parts:
+        raise UserError(
+            f"training.batch_warmup: the first steps read {config.batch_size // FIRST} rows, which {parts} "
+            f"micro-batches cannot share; make batch_size a multiple of {FIRST * parts}"
+        )
     return TrainingArguments(
         output_dir=str(config.output_dir / "checkpoints"),
         seed=config.seed,
@@ -147,7 +167,6 @@ def training_arguments(config: TrainingConfig, steps: int, world_size: int = 1) 
         dataloader_prefetch_factor=2 if config.num_workers else None,
         dataloader_persistent_workers=config.num_workers > 0,
         dataloader_pin_memory=torch.cuda.is_available(),
-        train_sampling_strategy="sequential",
         remove_unused_columns=False,
         prediction_loss_only=True,
         label_names=["labels"],

@@ -1,6 +1,7 @@
 """The one `transformers.Trainer` subclass: our order of examples, our optimisers, checkpoints whole or absent."""
 
 import errno
+import inspect
 import os
 import shutil
 from collections.abc import Callable
@@ -15,13 +16,13 @@ from transformers.trainer_callback import PrinterCallback
 from transformers.trainer_utils import rotate_checkpoints
 
 from concept_encoder.errors import UserError
-from concept_encoder.model.heads import ConceptEncoderForMaskedLM
 from concept_encoder.model.loading import list_checkpoints
 from concept_encoder.model.losses import IGNORE
 from concept_encoder.training.callbacks import ProgressCallback, RecordCallback
 from concept_encoder.training.concept_objective import ConceptObjective, ConceptObjectiveCallback
 from concept_encoder.training.optimizers import make_optimizer
 from concept_encoder.training.run_folder import RunFolder
+from concept_encoder.training.schedule import MicroBatches, StepSizes
 from concept_encoder.training.settings import TrainingConfig, training_arguments
 
 _NO_SPACE = ("No space left", "PytorchStreamWriter failed", "inline_container", "os error 28")
@@ -31,6 +32,7 @@ class ConceptTrainer(Trainer):
     """Trains on an `ExampleStream` from first to last; resuming repeats not a single example.
 
     Args:
+        sizes: what each step reads.
         eval_collator: collates held-out rows (with masks that no run's seed changes).
         model_card: text of the README.md written with every checkpoint, given the trainer's state.
         concept_objective: adds a concept loss to the loss of training steps; evaluation stays with the task's.
@@ -40,19 +42,35 @@ class ConceptTrainer(Trainer):
         self,
         *args: Any,
         config: TrainingConfig,
+        sizes: StepSizes,
         eval_collator: Callable[[list], dict],
         model_card: Callable[[Any], str],
         concept_objective: ConceptObjective | None = None,
         **kwargs: Any,
     ):
-        self.config, self.eval_collator, self.model_card = config, eval_collator, model_card
+        self.config, self.sizes, self.eval_collator, self.model_card = config, sizes, eval_collator, model_card
         self.concept_objective = concept_objective
         self._saving = config.output_dir / "checkpoints" / ".saving"
         super().__init__(*args, **kwargs)
         # Trap: with **kwargs in a model's forward the Trainer guesses; ours says it in its signature.
-        self.model_accepts_loss_kwargs = isinstance(self.model, ConceptEncoderForMaskedLM)
+        self.model_accepts_loss_kwargs = "num_items_in_batch" in inspect.signature(self.model.forward).parameters
         if concept_objective is not None:
             concept_objective.to(self.args.device).attach(self.model)
+
+    def get_train_dataloader(self) -> DataLoader:
+        """Every process reads its own part of each step; resuming skips what was read."""
+        args = self.args
+        return DataLoader(
+            self.train_dataset,
+            batch_sampler=MicroBatches(
+                self.sizes, args.gradient_accumulation_steps, args.world_size, args.process_index
+            ),
+            collate_fn=self.data_collator,
+            num_workers=args.dataloader_num_workers,
+            prefetch_factor=args.dataloader_prefetch_factor,
+            persistent_workers=args.dataloader_persistent_workers,
+            pin_memory=args.dataloader_pin_memory,
+        )
 
     def create_optimizer(self, model: nn.Module | None = None) -> Optimizer:
         if self.optimizer is None:
@@ -134,17 +152,22 @@ def run_trainer(
     model: nn.Module,
     run: RunFolder,
     config: TrainingConfig,
-    steps: int,
+    sizes: StepSizes,
     title: str,
-    tokens_per_step: int | None,
+    row_length: int | None = None,
     **trainer_options: Any,
 ) -> tuple[ConceptTrainer, RecordCallback]:
-    """Train to the end, from the last checkpoint if the run has one. Returns the trainer and the record of rates."""
+    """Train to the end, from the last checkpoint if the run has one. Returns the trainer and the record of rates.
+
+    Args:
+        row_length: tokens of a row, where all rows have as many; without it no rate is recorded.
+    """
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
-    arguments = training_arguments(config, steps, world_size)
-    record = RecordCallback(run, tokens_per_step)
+    arguments = training_arguments(config, sizes.steps, world_size)
+    record = RecordCallback(run, sizes, row_length)
+    callbacks = [record, ProgressCallback(title)]
     trainer = ConceptTrainer(
-        model=model, args=arguments, config=config, callbacks=[record, ProgressCallback(title)], **trainer_options
+        model=model, args=arguments, config=config, sizes=sizes, callbacks=callbacks, **trainer_options
     )
     trainer.remove_callback(PrinterCallback)
     shutil.rmtree(config.output_dir / "checkpoints" / ".saving", ignore_errors=True)
