@@ -22,6 +22,7 @@ from concept_encoder.model import (
     ConceptEncoderForSequenceClassification,
     preset_config,
 )
+from concept_encoder.model.decoders import DECODERS
 from concept_encoder.model.losses import masked_cross_entropy
 from concept_encoder.model.presets import PRESETS
 
@@ -199,19 +200,32 @@ PEERS: dict[str, Callable[[Sizes], nn.Module]] = {
     "hf:funnel": _funnel,
     "hf:longformer": _bert_like("longformer", _longformer, attention="eager", add_pooling_layer=False),
 }
-# A learned source can have C fixed or following N; `:ratio` names the second.
+
+
+def _may_follow(options: dict) -> bool:
+    """Whether C can be fixed or follow N; `:ratio` names the second."""
+    return options["concept_source"] == "learned" and not DECODERS[options["decoder"]].needs_fixed_number
+
+
 PRESET_NAMES = [
     entry
     for name, preset in PRESETS.items()
-    for entry in ([name, f"{name}:ratio"] if preset.options["concept_source"] == "learned" else [name])
+    for entry in ([name, f"{name}:ratio"] if _may_follow(preset.options) else [name])
 ]
 
 
 def build_contestant(name: str, sizes: Sizes, mode: str, attention: str = "sdpa") -> nn.Module:
-    """A contestant by name, with seeded weights. Raises `UserError` for an unknown one, or a file without `build`."""
+    """A contestant by name, with seeded weights.
+
+    Raises:
+        UserError: an unknown name, a preset that does not exist at these sizes, or a file without `build`.
+    """
     torch.manual_seed(0)
     if name in PRESET_NAMES:
-        return Preset(name, sizes, mode, attention)
+        try:
+            return Preset(name, sizes, mode, attention)
+        except ValueError as error:
+            raise UserError(f"{name}: {error}") from None
     if name in PEERS:
         return PEERS[name](sizes)
     if name.endswith(".py"):

@@ -6,8 +6,7 @@ from typing import Any
 def table(record: dict[str, Any]) -> tuple[list[str], list[list[Any]]]:
     """Header and rows, one row a contestant and length."""
     rows = record["rows"]
-    first = rows[0]["model"] if rows else "the first"
-    header = ["model", "N", "tokens/s", "texts/s", f"x {first}", "spread"]
+    header = ["model", "N", "tokens/s", "texts/s", f"x {record['options']['models'][0]}", "spread"]
     extra = [name for name in ("mfu", "memory_bytes") if any(name in row for row in rows)]
     header += [{"mfu": "share of matmul", "memory_bytes": "peak MiB"}[name] for name in extra]
     return header, [_cells(row, extra) for row in rows]
@@ -20,7 +19,7 @@ def _cells(row: dict[str, Any], extra: list[str]) -> list[Any]:
         f"{row['length']:,}" if row["length"] else f"{row['tokens'] / row['texts']:.0f} (real)",
         f"{row['tokens_per_second']:,.0f}",
         f"{row['texts_per_second']:,.1f}",
-        f"{row['ratio']:.2f}",
+        _ratio(row),
         f"{spread:.0%}",
     ]
     for name in extra:
@@ -30,15 +29,16 @@ def _cells(row: dict[str, Any], extra: list[str]) -> list[Any]:
     return cells
 
 
+def _ratio(row: dict[str, Any]) -> str:
+    return "–" if row["ratio"] is None else f"{row['ratio']:.2f}"
+
+
 def ratio_grid(record: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     """Speed as a multiple of the first contestant's: one row a contestant, one column a length."""
     lengths = sorted({row["length"] for row in record["rows"]})
-    found = {(row["model"], row["length"]): row["ratio"] for row in record["rows"]}
+    found = {(row["model"], row["length"]): _ratio(row) for row in record["rows"]}
     header = ["model", *(f"N = {length:,}" for length in lengths)]
-    cells = [
-        [name, *(f"{found[name, length]:.2f}" if (name, length) in found else "–" for length in lengths)]
-        for name in record["options"]["models"]
-    ]
+    cells = [[name, *(found.get((name, length), "–") for length in lengths)] for name in record["options"]["models"]]
     return header, cells
 
 

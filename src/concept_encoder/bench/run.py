@@ -108,7 +108,7 @@ def _measure_length(
     if options.memory:
         for row in rows:
             row["memory_bytes"] = peak_memory(_memory_request(options, row["model"], length, sizes))
-    _add_ratios(rows)
+    _add_ratios(rows, options.models[0])
     return rows
 
 
@@ -149,7 +149,8 @@ def _memory_request(options: BenchOptions, name: str, length: int, sizes: Sizes)
     )
 
 
-def _add_ratios(rows: list[dict[str, Any]]) -> None:
-    """Speed as a multiple of the first contestant's, in the same rounds."""
+def _add_ratios(rows: list[dict[str, Any]], first: str) -> None:
+    """Speed as a multiple of the first contestant's, in the same rounds; None where that one failed."""
+    seconds = next((row["seconds"] for row in rows if row["model"] == first), None)
     for row in rows:
-        row["ratio"] = rows[0]["seconds"] / row["seconds"]
+        row["ratio"] = None if seconds is None else seconds / row["seconds"]

@@ -77,6 +77,8 @@ def _options(given: dict) -> "BenchOptions":  # noqa: F821
     for name, least in (("tokens", 1), ("repeats", 1), ("layers", 1), ("hidden_size", 8)):
         if given[name] < least:
             raise UserError(f"--{name.replace('_', '-')}: {given[name]} is too small; {least} or more")
+    if given["heads"] < 1 or given["hidden_size"] % given["heads"]:
+        raise UserError(f"--hidden-size: {given['hidden_size']} is no multiple of --heads {given['heads']}")
     if min(lengths) < 8:
         raise UserError(f"--lengths: {min(lengths)} is too short; 8 or more")
     device = given["device"] or ("cuda" if torch.cuda.is_available() else "cpu")

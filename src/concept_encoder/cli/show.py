@@ -25,7 +25,7 @@ def show_table(title: str, header: list[str], rows: list[list[Any]]) -> None:
     """Print a table; numbers are aligned right."""
     table = Table(title=Text(title), title_justify="left")
     for i, name in enumerate(header):
-        table.add_column(Text(name), justify="left" if i == 0 else "right")
+        table.add_column(Text(name), justify="left" if i == 0 else "right", overflow="fold")
     for row in rows:
         table.add_row(*(Text(number(value)) for value in row))  # as Text: brackets in somebody's words are no markup
     console.print(table)
