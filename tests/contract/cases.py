@@ -41,8 +41,8 @@ def variant_cases() -> dict[str, ConceptEncoderConfig]:
     for name in SOURCES:
         cases[f"source={name}"] = small(**_with_source(name))
     for name in DECODERS:
-        source = "anchored" if name.startswith("upsample") else "learned"
-        layout = "(read think)*2 write" if name == "token_stream" else "(read think)*2"
+        source = "anchored" if DECODERS[name].needs_owned_positions else "learned"
+        layout = "(read think)*2 write" if DECODERS[name].needs_all_tokens else "(read think)*2"
         cases[f"decoder={name}"] = small(layer_types=layout, concept_source=source, decoder=name, **concepts(source))
     for name in POSITIONS:
         whole = POSITIONS[name].sees_whole_text

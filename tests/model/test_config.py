@@ -6,7 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from concept_encoder.model import PRESETS, preset_config, twin_config
+from concept_encoder.model.decoders import DECODERS, UpsampleDecoder
 from concept_encoder.model.layout import format_layout, parse_layout
+from concept_encoder.model.moves import MOVES, Pool
 from concept_encoder.model.registry import Registry
 
 
@@ -72,6 +74,14 @@ def test_unreadable_layouts(text):
             {"layer_types": "pool think", "concept_source": "pooled", "decoder": "token_stream"},
             "decoder: 'token_stream' answers at full length",
         ),
+        (
+            {"layer_types": "mix", "concept_source": "none", "decoder": "token_stream", "num_concepts": 4},
+            "num_concepts: given, but concept_source is 'none'",
+        ),
+        (
+            {"concept_position": "learned", "num_concepts": 60},
+            "num_concepts: 60 exceeds the position table; raise max_position_embeddings",
+        ),
         ({"decoder_layer_types": "write pool"}, "decoder_layer_types: 'pool' would shorten"),
         (
             {"layer_types": "mix_local read", "token_position": "cope"},
@@ -106,6 +116,23 @@ def test_twins_keep_everything_but_the_concepts(preset):
     assert twin.layer_types == ["mix"] * 3
     for name in ("vocab_size", "hidden_size", "token_position", "max_position_embeddings", "mask_token_id"):
         assert getattr(twin, name) == getattr(config, name)
+
+
+def test_a_new_member_is_refused_for_what_its_class_says(monkeypatch):
+    for registry, base, name in ((MOVES, Pool, "shrink"), (DECODERS, UpsampleDecoder, "grow")):
+        monkeypatch.setitem(registry._members, name, type(name, (base,), {"name": name}))
+    assert small(layer_types="shrink read", num_concepts=4, decoder="query_position").layer_types[0] == "shrink"
+    for fields, message in (
+        ({"decoder": "grow"}, "decoder: 'grow' needs concepts that own positions, not 'learned'"),
+        (
+            {"layer_types": "shrink read write", "decoder": "token_stream"},
+            "decoder: 'token_stream' .* 'shrink' shortens",
+        ),
+        ({"layer_types": "shrink read", "token_position": "cope"}, "token_position: 'cope' .* and 'shrink' does not"),
+        ({"decoder_layer_types": "write shrink"}, "decoder_layer_types: 'shrink' would shorten"),
+    ):
+        with pytest.raises(ValueError, match=f"^{message}"):
+            small(**fields)
 
 
 def test_registry_refuses_an_undocumented_member():

@@ -25,7 +25,8 @@ def check_layout(config: "ConceptEncoderConfig") -> None:
             raise ValueError(
                 f"layer_groups: group {group} holds {shared[group]!r} and {name!r}; only equal moves share weights"
             )
-    _check_decoder(config)
+    _check_decoder(config, layers + answers)
+    _check_shortening(config, layers, answers)
     _check_concepts(config, layers + answers)
     _check_nothing_is_wasted(config, layers, answers)
 
@@ -33,65 +34,63 @@ def check_layout(config: "ConceptEncoderConfig") -> None:
 def _check_concepts(config: "ConceptEncoderConfig", layers: list[type]) -> None:
     source = SOURCES[config.concept_source]
     using = next((layer.name for layer in layers if "concepts" in layer.uses), None)
-    if not source.has_concepts:
-        if using:
-            raise ValueError(
-                f"concept_source: 'none', but the move {using!r} needs concepts; use 'learned' or 'anchored'"
-            )
-        for name in ("num_concepts", "concept_ratio"):
-            if getattr(config, name) is not None:
-                raise ValueError(f"{name}: given, but concept_source is 'none'; drop it or choose a source")
-        return
-    if config.num_concepts is not None and config.concept_ratio is not None:
-        raise ValueError("num_concepts: given together with concept_ratio; give one of them")
-    for name in ("num_concepts", "concept_ratio"):
-        if getattr(config, name) is not None and getattr(config, name) < 1:
+    if using and not source.has_concepts:
+        raise ValueError(f"concept_source: 'none', but the move {using!r} needs concepts; use 'learned' or 'anchored'")
+    given = [name for name in ("num_concepts", "concept_ratio") if getattr(config, name) is not None]
+    for name in given:
+        if name not in source.options:
+            raise ValueError(f"{name}: {source.without_options}")
+        if getattr(config, name) < 1:
             raise ValueError(f"{name}: {getattr(config, name)} is not positive")
-    if config.concept_source == "anchored" and config.num_concepts is not None:
-        raise ValueError("num_concepts: 'anchored' concepts follow the length; give concept_ratio instead")
-    _check_pooling(config)
+    if len(given) == 2:
+        raise ValueError("num_concepts: given together with concept_ratio; give one of them")
     longest = config.concepts_at(config.max_position_embeddings)
-    if config.concept_position == "learned" and longest > config.max_position_embeddings:
+    if POSITIONS[config.concept_position].has_table and longest > config.max_position_embeddings:
         raise ValueError(f"num_concepts: {longest} exceeds the position table; raise max_position_embeddings")
 
 
-def _check_pooling(config: "ConceptEncoderConfig") -> None:
-    pools = "pool" in config.layer_types
-    if config.concept_source == "pooled":
-        if not pools:
-            raise ValueError("concept_source: 'pooled' needs a 'pool' in layer_types; add one or use 'anchored'")
-        for name in ("num_concepts", "concept_ratio"):
-            if getattr(config, name) is not None:
-                raise ValueError(f"{name}: the number of 'pooled' concepts follows from the 'pool' moves; drop it")
-        first = next((i for i, name in enumerate(config.layer_types) if "concepts" in MOVES[name].uses), None)
-        if first is not None and "pool" in config.layer_types[first:]:
+def _check_shortening(config: "ConceptEncoderConfig", layers: list[type], answers: list[type]) -> None:
+    source, decoder = SOURCES[config.concept_source], DECODERS[config.decoder]
+    for layer in answers:
+        if layer.shortens:
+            raise ValueError(f"decoder_layer_types: {layer.name!r} would shorten the answer; it belongs to layer_types")
+    short = next((layer.name for layer in layers if layer.shortens), None)
+    if short is None:
+        if source.takes_shortened:
             raise ValueError(
-                f"layer_types: the 'pooled' concepts begin at {config.layer_types[first]!r}; put every 'pool' before it"
+                f"concept_source: {source.name!r} needs a 'pool' in layer_types; add one or use 'anchored'"
             )
-    elif pools and config.concept_source == "anchored":
-        raise ValueError("concept_source: 'anchored' owns chunks of the unpooled text; with 'pool' use 'pooled'")
-    if "pool" in config.decoder_layer_types:
-        raise ValueError("decoder_layer_types: 'pool' would shorten the answer; it belongs to layer_types")
-
-
-def _check_decoder(config: "ConceptEncoderConfig") -> None:
-    has_concepts = SOURCES[config.concept_source].has_concepts
-    if not has_concepts and config.decoder != "token_stream":
+        return
+    if decoder.needs_all_tokens:
         raise ValueError(
-            f"decoder: {config.decoder!r} reads concepts, but concept_source is 'none'; use 'token_stream'"
+            f"decoder: {decoder.name!r} answers at full length, but {short!r} shortens the tokens; "
+            "use 'upsample_residual'"
         )
-    if config.decoder == "weighted" and config.num_concepts is None:
-        raise ValueError("decoder: 'weighted' has one weight a concept and needs a fixed num_concepts")
-    if config.decoder.startswith("upsample") and not config.concepts_own_positions:
+    if source.takes_shortened:
+        first = next((i for i, layer in enumerate(layers) if "concepts" in layer.uses), len(layers))
+        if any(layer.shortens for layer in layers[first:]):
+            raise ValueError(
+                f"layer_types: the {source.name!r} concepts begin at {layers[first].name!r}; "
+                f"put every {short!r} before it"
+            )
+    elif source.owns_positions:
         raise ValueError(
-            f"decoder: {config.decoder!r} needs concepts that own positions, not {config.concept_source!r}; "
+            f"concept_source: {source.name!r} owns chunks of the unpooled text; with {short!r} use 'pooled'"
+        )
+
+
+def _check_decoder(config: "ConceptEncoderConfig", layers: list[type]) -> None:
+    source, decoder = SOURCES[config.concept_source], DECODERS[config.decoder]
+    if decoder.needs_concepts and not source.has_concepts:
+        raise ValueError(f"decoder: {decoder.name!r} reads concepts, but concept_source is 'none'; use 'token_stream'")
+    if decoder.needs_fixed_number and config.num_concepts is None:
+        raise ValueError(f"decoder: {decoder.name!r} has one weight a concept and needs a fixed num_concepts")
+    if decoder.needs_owned_positions and not source.owns_positions:
+        raise ValueError(
+            f"decoder: {decoder.name!r} needs concepts that own positions, not {source.name!r}; "
             "use concept_source 'anchored' or 'pooled'"
         )
-    if config.decoder == "token_stream" and "pool" in config.layer_types:
-        raise ValueError(
-            "decoder: 'token_stream' answers at full length, but 'pool' shortens the tokens; use 'upsample_residual'"
-        )
-    partial = next((n for n in config.layer_types + config.decoder_layer_types if n in ("mix_local", "pool")), None)
+    partial = next((layer.name for layer in layers if layer.partial), None)
     if partial and POSITIONS[config.token_position].sees_whole_text:
         raise ValueError(
             f"token_position: {config.token_position!r} counts over the whole text, token by token, and {partial!r} "

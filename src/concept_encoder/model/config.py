@@ -155,11 +155,9 @@ class ConceptEncoderConfig(PreTrainedConfig):
 
     def _default_concepts(self) -> None:
         source = SOURCES.member("concept_source", self.concept_source)
-        if source.has_concepts and self.num_concepts is None and self.concept_ratio is None:
-            if self.concept_source == "anchored":
-                self.concept_ratio = 4
-            elif self.concept_source == "learned":
-                self.num_concepts = 128
+        if self.num_concepts is None and self.concept_ratio is None:
+            for name, value in source.defaults.items():
+                setattr(self, name, value)
 
     def _check(self) -> None:
         for name in (
@@ -182,16 +180,7 @@ class ConceptEncoderConfig(PreTrainedConfig):
                 f"{self.num_attention_heads} heads; use {_divisors_near(self)}"
             )
         for name in ("token_position", "concept_position"):
-            POSITIONS.member(name, getattr(self, name))
-            if getattr(self, name) == "rope" and self.hidden_size // self.num_attention_heads % 2:
-                size = self.hidden_size // self.num_attention_heads
-                raise ValueError(
-                    f"{name}: rope turns pairs, but a head has the odd size {size}; change num_attention_heads"
-                )
-        if self.hidden_size % 2 and "sinusoidal" in (self.token_position, self.concept_position):
-            raise ValueError(
-                f"hidden_size: {self.hidden_size} is odd, but sinusoidal positions come in pairs; use an even one"
-            )
+            POSITIONS.member(name, getattr(self, name)).check(name, self)
         if self.hidden_act not in ACT2FN:
             raise ValueError(f"hidden_act: no activation is called {self.hidden_act!r}; gelu, relu and silu are usual")
         if not self.initializer_range > 0 or not self.layer_norm_eps > 0 or not self.rope_theta > 0:

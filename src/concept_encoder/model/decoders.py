@@ -29,6 +29,10 @@ class Decoder(nn.Module):
     reads: ClassVar[frozenset[str]]  # the streams that the queries start from
     default_layers: ClassVar[str] = "write"
     options: ClassVar[tuple[str, ...]] = ("decoder_layer_types",)
+    needs_concepts = True
+    needs_fixed_number = False  # of concepts: it has weights for each
+    needs_owned_positions = False  # concepts that stand for places in the text
+    needs_all_tokens = False  # a token stream that no move has shortened
 
     def __init__(self, config: "ConceptEncoderConfig"):
         super().__init__()
@@ -78,6 +82,7 @@ class WeightedDecoder(Decoder):
     strict = True
     reads = frozenset({"concepts"})
     default_layers = ""
+    needs_fixed_number = True
 
     def __init__(self, config: "ConceptEncoderConfig"):
         super().__init__(config)
@@ -129,6 +134,7 @@ class UpsampleDecoder(Decoder):
 
     strict = True
     reads = frozenset({"concepts"})
+    needs_owned_positions = True
 
     def __init__(self, config: "ConceptEncoderConfig"):
         super().__init__(config)
@@ -164,6 +170,8 @@ class TokenStreamDecoder(Decoder):
     strict = False
     reads = frozenset({"tokens"})
     default_layers = ""
+    needs_concepts = False
+    needs_all_tokens = True
 
     def queries(self, s: Streams, index_BK: Tensor) -> Tensor:
         return gather_tokens(s.x_BND, index_BK)

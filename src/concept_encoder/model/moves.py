@@ -35,6 +35,8 @@ class Move(nn.Module):
     updates: ClassVar[frozenset[str]]
     options: ClassVar[tuple[str, ...]] = ()  # fields of the configuration that only this move reads
     pointwise = False  # a token's update depends on no other token, so a decoder may ask at chosen positions only
+    shortens = False  # leaves fewer tokens than it was given
+    partial = False  # an attention among tokens that is not from every token to every token
     projects_tokens = False  # a `Read`: its keys and values of the tokens may come from `project_together`
 
     def forward(self, s: Streams) -> Streams:
@@ -75,6 +77,7 @@ class MixLocal(Mix):
 
     attention_class = WindowedAttention
     options = ("local_window",)
+    partial = True
 
 
 @MOVES.register("read")
@@ -231,6 +234,8 @@ class Pool(Move):
 
     uses = frozenset({"tokens"})
     updates = frozenset({"tokens"})
+    shortens = True
+    partial = True
 
     def __init__(self, config: "ConceptEncoderConfig"):
         super().__init__()

@@ -22,6 +22,7 @@ class Position(nn.Module):
 
     acts_on_states = False
     acts_in_attention = False
+    has_table = False  # tells `max_position_embeddings` places apart and no more
     needs_owned_positions = False  # in cross-attention: both sides must sit somewhere in the same text
     options: tuple[str, ...] = ()  # fields of the configuration that only this member reads
     sees_whole_text = False  # cannot act where queries are not among the keys one by one: `mix_local`, `pool`
@@ -29,6 +30,10 @@ class Position(nn.Module):
     def __init__(self, config: "ConceptEncoderConfig", crossed: bool = False):
         """`crossed`: the attention is from one stream to the other, so that queries are not among the keys."""
         super().__init__()
+
+    @classmethod
+    def check(cls, field: str, config: "ConceptEncoderConfig") -> None:
+        """Raises `ValueError` for sizes of the model that this member cannot work with."""
 
     def states(self, pos_BN: Tensor) -> Tensor | None:
         """What to add to the states at these positions, `[B, N, D]`."""
@@ -53,6 +58,7 @@ class LearnedPosition(Position):
     """One learned vector a position, added to the states. Source: BERT (arXiv:1810.04805)."""
 
     acts_on_states = True
+    has_table = True
     options = ("max_position_embeddings",)
 
     def __init__(self, config: "ConceptEncoderConfig", crossed: bool = False):
@@ -79,6 +85,13 @@ class SinusoidalPosition(Position):
         self.size = config.hidden_size
         self.scale = nn.Parameter(torch.full((1,), config.initializer_range))
 
+    @classmethod
+    def check(cls, field: str, config: "ConceptEncoderConfig") -> None:
+        if config.hidden_size % 2:
+            raise ValueError(
+                f"hidden_size: {config.hidden_size} is odd, but sinusoidal positions come in pairs; use an even one"
+            )
+
     def states(self, pos_BN: Tensor) -> Tensor:
         angle = _angles(pos_BN, self.size, 10_000.0)
         return self.scale * torch.cat([angle.sin(), angle.cos()], dim=-1).to(self.scale.dtype)
@@ -99,6 +112,14 @@ class RotaryPosition(Position):
     def __init__(self, config: "ConceptEncoderConfig", crossed: bool = False):
         super().__init__(config, crossed)
         self.theta = config.rope_theta
+
+    @classmethod
+    def check(cls, field: str, config: "ConceptEncoderConfig") -> None:
+        size = config.hidden_size // config.num_attention_heads
+        if size % 2:
+            raise ValueError(
+                f"{field}: rope turns pairs, but a head has the odd size {size}; change num_attention_heads"
+            )
 
     def rotate(self, states_BHNd: Tensor, pos_BN: Tensor) -> Tensor:
         angle = _angles(pos_BN, states_BHNd.shape[-1], self.theta)[:, None]

@@ -23,8 +23,11 @@ class Source(nn.Module):
     """Begins the concept stream."""
 
     has_concepts = True
-    options: ClassVar[tuple[str, ...]] = ()  # fields of the configuration that only this source reads
+    options: ClassVar[tuple[str, ...]] = ()  # which of `num_concepts` and `concept_ratio` this source reads
+    without_options: ClassVar[str] = ""  # what is wrong with giving it the other
+    defaults: ClassVar[dict[str, int]] = {}  # when neither is given
     owns_positions = False  # each concept stands for a place in the text, and begins with what the tokens there hold
+    takes_shortened = False  # the concepts are the tokens that a shortening move has left
 
     @classmethod
     def num_concepts(cls, config: "ConceptEncoderConfig", length: int) -> int:
@@ -50,6 +53,7 @@ class NoSource(Source):
     """No concepts: the stream of tokens is all there is (the `bert` twin)."""
 
     has_concepts = False
+    without_options = "given, but concept_source is 'none'; drop it or choose a source"
 
     def __init__(self, config: "ConceptEncoderConfig"):
         super().__init__()
@@ -67,6 +71,7 @@ class LearnedSource(Source):
     """
 
     options = ("num_concepts", "concept_ratio")
+    defaults: ClassVar[dict[str, int]] = {"num_concepts": 128}
 
     def __init__(self, config: "ConceptEncoderConfig"):
         super().__init__()
@@ -96,6 +101,8 @@ class AnchoredSource(Source):
 
     owns_positions = True
     options = ("concept_ratio",)
+    without_options = "'anchored' concepts follow the length; give concept_ratio instead"
+    defaults: ClassVar[dict[str, int]] = {"concept_ratio": 4}
 
     def __init__(self, config: "ConceptEncoderConfig"):
         super().__init__()
@@ -132,6 +139,8 @@ class PooledSource(Source):
     """
 
     owns_positions = True
+    takes_shortened = True
+    without_options = "the number of 'pooled' concepts follows from the 'pool' moves; drop it"
 
     def __init__(self, config: "ConceptEncoderConfig"):
         super().__init__()
