@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from concept_encoder.bench.contestants import PEERS, PRESET_NAMES, build_contestant
 from concept_encoder.bench.measure import MemoryRequest, peak_memory, time_interleaved
 from concept_encoder.bench.report import markdown, ratio_grid, table
-from concept_encoder.bench.run import BenchOptions, run_bench
+from concept_encoder.bench.run import BenchOptions, flops_per_token, run_bench
 from concept_encoder.bench.sizes import Sizes
 from concept_encoder.bench.workloads import MODES, make_step, packed_batch, padded_batches
 from concept_encoder.cli.bench import command
@@ -85,6 +85,15 @@ def test_a_record_with_its_tables(tmp_path):
     assert len(markdown(header, rows).splitlines()) == 6
     assert ratio_grid(record)[0] == ["model", "N = 16", "N = 32"]
     assert list(record["kernels"]) == ["bert at 16", "bert at 32"]
+
+
+@pytest.mark.parametrize("mode", ["body", "inference"])
+def test_flops_of_the_twin_are_the_formula_of_a_transformer(mode):
+    """Forward, per token and layer: 24 D^2 for the maps and 4 N D for attention."""
+    width, length = SMALL.hidden_size, 16
+    formula = SMALL.num_layers * (24 * width**2 + 4 * length * width)
+    found = flops_per_token(build_contestant("bert", SMALL, mode), mode, length)
+    assert found == pytest.approx(formula * (3 if mode == "body" else 1))
 
 
 def test_without_the_first_contestant_there_is_no_ratio():

@@ -96,9 +96,9 @@ def _measure_length(
     rows = []
     for name, timing in timings.items():
         row = _row(name, timing, batches, length)
-        if isinstance(contestants[name], Preset) and options.mode == "pretrain":
-            flops = 3 * cost(contestants[name].config, length, MASK_RATE).flops_per_token
-            row["mfu"] = flops * row["tokens_per_second"] / record["matmul_flops_per_second"]
+        if isinstance(contestants[name], Preset) and options.mode != "finetune":
+            row["flops_per_token"] = flops_per_token(contestants[name], options.mode, length)
+            row["mfu"] = row["flops_per_token"] * row["tokens_per_second"] / record["matmul_flops_per_second"]
         if name in options.profile:
             record["kernels"][f"{name} at {length}"] = kernels_by_time(steps[name], batches[0], device)
         rows.append(row)
@@ -110,6 +110,14 @@ def _measure_length(
             row["memory_bytes"] = peak_memory(_memory_request(options, row["model"], length, sizes))
     _add_ratios(rows, options.models[0])
     return rows
+
+
+def flops_per_token(preset: Preset, mode: str, length: int) -> float:
+    """Of a step on full rows; the backward pass counts as two forward passes."""
+    counted = cost(preset.config, length, MASK_RATE)
+    if mode == "pretrain":
+        return 3 * counted.flops_per_token
+    return counted.encoder_flops_per_token * (3 if mode == "body" else 1)
 
 
 def _batches(options: BenchOptions, device: torch.device, length: int) -> list[Batch]:
