@@ -8,10 +8,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from concept_encoder.data import cache, packing
+from concept_encoder.data import cache, packing, shards
 from concept_encoder.data.corpus import DataConfig
+from concept_encoder.data.encoding import PIECE_CHARACTERS, encode_documents, plain_tokenizer
 from concept_encoder.data.packing import prepare
-from concept_encoder.data.rows import PIECE_CHARACTERS, encode_documents, plain_tokenizer
 from concept_encoder.data.split import is_held_out
 from concept_encoder.data.tokenizer import train_tokenizer
 from concept_encoder.errors import UserError
@@ -96,7 +96,7 @@ def test_special_tokens_written_in_a_text_are_plain_text(config, sentences):
 
 def test_the_second_call_loads_the_first(config, sentences, monkeypatch):
     first = prepare(config, sentences, progress=False)
-    monkeypatch.setattr(packing, "_pack", lambda *_: pytest.fail("packed again"))
+    monkeypatch.setattr(packing, "pack", lambda *_: pytest.fail("packed again"))
     monkeypatch.setattr(packing, "train_tokenizer", lambda *_: pytest.fail("trained again"))
     second = prepare(config, iter(sentences), progress=False)
     assert second.folder == first.folder
@@ -121,10 +121,10 @@ def test_a_failure_leaves_no_half_entry(config, sentences, monkeypatch):
     def killed(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(packing.np, "save", killed)
+    monkeypatch.setattr(shards.np, "save", killed)
     with pytest.raises(KeyboardInterrupt):
         prepare(config, sentences, progress=False)
-    assert list((config.cache_dir / "corpora").iterdir()) == []
+    assert [path.name for path in (config.cache_dir / "corpora").iterdir() if path.is_dir()] == []
     monkeypatch.undo()
     assert len(prepare(config, sentences, progress=False).train) > 0
 
@@ -151,7 +151,7 @@ def test_what_a_killed_process_left_is_removed_after_a_day(tmp_path):
 
 def test_a_damaged_entry_is_named(config, sentences):
     corpus = prepare(config, sentences, progress=False)
-    (corpus.folder / "train.arrow").write_bytes(b"cut")
+    (corpus.folder / "train-00000.arrow").write_bytes(b"cut")
     with pytest.raises(UserError, match="damaged"):
         prepare(config, sentences, progress=False)
 

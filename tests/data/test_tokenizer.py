@@ -1,4 +1,5 @@
 import json
+import time
 
 import pytest
 
@@ -109,3 +110,10 @@ def test_nothing_there(tmp_path, monkeypatch):
 def test_no_text_to_train_on(kind):
     with pytest.raises(UserError, match="tokenizer"):
         train_tokenizer([], kind, 100)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_word_without_end_does_not_stop_the_training(sentences, kind):
+    started = time.perf_counter()
+    train_tokenizer([*sentences, "xy" * 200_000, " " * 200_000], kind, 300 if kind == "bpe" else 80)
+    assert time.perf_counter() - started < 10  # minutes when the run is one word

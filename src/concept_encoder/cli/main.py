@@ -16,10 +16,13 @@ from concept_encoder.errors import UserError, nearest
 VERBS = {
     "quickstart": "Train, evaluate and explain a small concept encoder on real text in minutes.",
     "pretrain": "Pretrain from a recipe by masked language modelling.",
+    "data": "List, prepare and look into corpora.",
+    "tokenizer": "Train tokenizers and compare them.",
     "finetune": "Fine-tune a checkpoint on a task.",
     "fill-mask": "Let a checkpoint fill the [MASK] of a sentence.",
     "analyze": "Show what the concepts of a checkpoint hold.",
     "bench": "Measure speed and memory beside peers of equal size.",
+    "plan": "Run a research plan: schedule, watch, stop, decide, report.",
     "variants": "List every family of variants and its members.",
     "describe": "Parameters, FLOPs, memory and compression of a recipe's model, without building it.",
 }

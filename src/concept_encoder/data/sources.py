@@ -6,11 +6,14 @@
 | `.jsonl` | a line, one JSON object | its keys |
 | `.csv`, `.tsv` | a record under a header, quoted as CSV in both | the header |
 | `.parquet` | a row | the schema |
+| `.conllu` | a sentence | `text`; and a list over its words: `tokens`, `upos`, `xpos`, … (see `conllu.py`) |
 | a folder | the rows of all such files in it, in sorted order, at any depth | |
 | `org/name` | a row of a data set of the hub, or of its local mirror | |
 
 Text files may be gzipped (`.jsonl.gz`). With the environment variable `CONCEPT_ENCODER_DATA_ROOT=DIR` set, a
-data set with a folder `DIR/org/name` is read from `DIR/org/name/<config>/<split>.parquet`, not the network.
+data set with a folder `DIR/org/name` is read from there, not the network: from `<config>/<split>.parquet`, or from
+the parquet files as the hub itself lays them out (`hf download org/name --repo-type dataset --local-dir DIR/org/name`).
+`HF_ENDPOINT=URL` asks a mirror of the hub.
 """
 
 import csv
@@ -28,11 +31,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from huggingface_hub import is_offline_mode
 
+from concept_encoder.data.conllu import sentence_rows
 from concept_encoder.data.hub import check_hub
 from concept_encoder.errors import UserError, nearest
 
 DATA_ROOT = "CONCEPT_ENCODER_DATA_ROOT"
-SUFFIXES = (".txt", ".jsonl", ".csv", ".tsv", ".parquet")
+SUFFIXES = (".txt", ".jsonl", ".csv", ".tsv", ".parquet", ".conllu")
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -87,10 +91,21 @@ def source_identity(source: str, config: str | None = None, split: str = "train"
     return [f"{path}:{stat.st_size}:{stat.st_mtime_ns}" for path, stat in stats]
 
 
+def count_rows(source: str, config: str | None = None, split: str = "train") -> int | None:
+    """The rows of `source` where that can be told without reading it (parquet files), else None."""
+    paths = local_files(source, config, split)
+    if not paths or any(_suffix(path) != ".parquet" for path in paths):
+        return None
+    try:
+        return sum(pq.read_metadata(path).num_rows for path in paths)
+    except (pa.ArrowException, OSError):
+        return None  # reading it will say what is wrong
+
+
 def local_files(source: str, config: str | None = None, split: str = "train") -> list[Path] | None:
     """The files that hold `source`, or None when it has to come from the hub."""
     if mirrored := _mirrored(source, config, split):
-        return [mirrored]
+        return mirrored
     path = Path(source).expanduser()
     if path.is_dir():
         files = sorted(file for file in path.rglob("*") if file.is_file() and _suffix(file) in SUFFIXES)
@@ -110,7 +125,7 @@ def _suffix(path: Path) -> str:
     return Path(path.stem).suffix.lower() if path.suffix.lower() == ".gz" else path.suffix.lower()
 
 
-def _mirrored(source: str, config: str | None, split: str) -> Path | None:
+def _mirrored(source: str, config: str | None, split: str) -> list[Path] | None:
     root = os.environ.get(DATA_ROOT)
     if not root or not _HUB_ID.fullmatch(source):
         return None
@@ -119,16 +134,26 @@ def _mirrored(source: str, config: str | None, split: str) -> Path | None:
     folder = Path(root) / source
     if not folder.is_dir():
         return None
-    path = folder / (config or "") / f"{split}.parquet"
-    if path.is_file():
-        return path
-    found = sorted(str(file.relative_to(folder).with_suffix("")) for file in folder.rglob("*.parquet"))
+    for pattern in _mirror_patterns(config, split):
+        if files := sorted(folder.glob(pattern)):
+            return files
+    found = sorted({str(file.relative_to(folder).with_suffix("")) for file in folder.rglob("*.parquet")})
     wanted = f"{config}/{split}" if config else split
     raise UserError(f"{source}: {DATA_ROOT} has no {wanted!r} of it; {nearest(wanted, found)}")
 
 
+def _mirror_patterns(config: str | None, split: str) -> list[str]:
+    """Where the files of a split may lie: one file, or shards under the names that repositories of the hub use."""
+    if config is None:
+        folders = ["", "data/", "plain_text/", "default/"]
+        return [f"{split}.parquet"] + [f"{folder}{split}-*.parquet" for folder in folders]
+    patterns = [f"{config}/{split}.parquet", f"{config}/{split}-*.parquet"]
+    # fineweb-edu keeps `sample-10BT` in sample/10BT/000_00000.parquet
+    return [*patterns, f"{config.replace('-', '/')}/*.parquet"] if split == "train" else patterns
+
+
 def _read_files(paths: Sequence[Path], columns: Sequence[str]) -> Iterator[Row]:
-    readers = {".txt": _read_txt, ".jsonl": _read_jsonl, ".parquet": _read_parquet}
+    readers = {".txt": _read_txt, ".jsonl": _read_jsonl, ".parquet": _read_parquet, ".conllu": _read_conllu}
     for path in paths:
         for number, values in readers.get(_suffix(path), _read_csv)(path, columns):
             yield Row(f"{path}:{number}", {name: clean_text(values[name]) for name in columns})
@@ -201,6 +226,10 @@ def _read_parquet(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dic
         raise UserError(f"{path}: damaged or truncated parquet file; fetch it again ({reason})") from None
 
 
+def _read_conllu(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict]]:
+    return sentence_rows((line for _, line in _lines(path)), path, columns)
+
+
 def _read_hub(source: str, config: str | None, split: str, columns: Sequence[str]) -> Iterator[Row]:
     import datasets  # slow to import, and files need none of it
 
@@ -219,7 +248,8 @@ def _read_hub(source: str, config: str | None, split: str, columns: Sequence[str
 
 
 def _remedy(source: str) -> str:
-    return f"set {DATA_ROOT}=DIR, where DIR/{source}/<config>/<split>.parquet is a local copy, or give a file"
+    local = f"set {DATA_ROOT}=DIR, where DIR/{source}/<config>/<split>.parquet is a local copy"
+    return f"{local}, or HF_ENDPOINT=URL of a mirror, or give a file"
 
 
 def _check_columns(where: str, wanted: Sequence[str], found: Any) -> None:

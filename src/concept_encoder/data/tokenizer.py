@@ -4,7 +4,7 @@ import re
 import string
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -24,6 +24,7 @@ SPECIAL_TOKENS = {
     "mask": "[MASK]",
 }  # ids 0 to 4
 _SPECIALS = list(SPECIAL_TOKENS.values())
+_LONG_RUN = re.compile(r"\S{1000,}|\s{1000,}")
 _BYTES = sorted(pre_tokenizers.ByteLevel.alphabet())
 
 
@@ -42,7 +43,7 @@ def train_tokenizer(texts: Iterable[str], kind: TokenizerKind, vocab_size: int) 
     Raises `UserError` when there is too little text to train on.
     """
     train = {"wordpiece": _train_wordpiece, "bpe": _train_bpe, "unigram": _train_unigram}[kind]
-    texts = texts if isinstance(texts, list) else list(texts)
+    texts = [piece for text in texts for piece in _without_long_runs(text)]
     try:
         tokenizer = train(texts, vocab_size)
     except Exception as error:  # the Rust trainers raise a bare Exception
@@ -50,6 +51,19 @@ def train_tokenizer(texts: Iterable[str], kind: TokenizerKind, vocab_size: int) 
     if tokenizer.get_vocab_size() <= len(_SPECIALS):
         raise UserError(f"tokenizer: the text holds nothing to train a {kind} tokenizer on")
     return _finish(tokenizer)
+
+
+def _without_long_runs(text: str) -> Iterator[str]:
+    """Cut runs without a space (or of spaces alone) into words of 1,000 characters, and keep the first 20 of them.
+
+    One "word" of megabytes, such as a file in base 64, keeps the trainers busy for hours and teaches them nothing.
+    """
+    start = 0
+    for run in _LONG_RUN.finditer(text):
+        yield text[start : run.start()]
+        yield from (run.group()[i : i + 1000] for i in range(0, min(len(run.group()), 20_000), 1000))
+        start = run.end()
+    yield text[start:]
 
 
 def load_tokenizer(name_or_path: str | Path) -> PreTrainedTokenizerFast:
