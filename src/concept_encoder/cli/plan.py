@@ -1,0 +1,286 @@
+"""`concept-encoder plan check | run | status | watch | logs | stop | report`: a research plan, run to its end."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from concept_encoder.errors import UserError, nearest
+
+SUBCOMMANDS = ("check", "run", "status", "watch", "logs", "stop", "report")
+_plan = click.argument("plan", type=click.Path())
+_store = click.option("--store", type=click.Path(), help="Folder of the plan's runs.  [default: runs/NAME of the plan]")
+_slots = click.option("--slots", type=click.IntRange(1), help="CPU runs at once.  [default: one for two cores]")
+_gpus = click.option("--gpus", type=click.IntRange(0), help="GPUs to use.  [default: all visible]")
+
+
+class _Plan(click.Group):
+    def resolve_command(self, context: click.Context, args: list[str]) -> tuple:
+        if args and args[0] not in SUBCOMMANDS and not args[0].startswith("-"):
+            raise UserError(f"plan {args[0]}: no such command; {nearest(args[0], SUBCOMMANDS)}")
+        return super().resolve_command(context, args)
+
+
+@click.group("plan", cls=_Plan, invoke_without_command=True)
+@click.pass_context
+def command(context: click.Context) -> None:
+    """Run a research plan: its experiments in order, in parallel, with early decisions, gates and a report.
+
+    A plan is a YAML file, see plans/ and docs/plans.md.
+    """
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())
+
+
+@command.command("check")
+@_plan
+@_slots
+@_gpus
+@click.option("--quick", is_flag=True, help="The plan alone, not the recipes with their models and data (no torch).")
+def check(plan: str, slots: int | None, gpus: int | None, quick: bool) -> None:
+    """Check everything before a second of compute: plan, recipes, data; then what it will cost.
+
+    With --gpus N it is checked for a machine with N GPUs.
+    """
+    from concept_encoder.cli.plan_check import check_recipes, size_rows
+    from concept_encoder.cli.show import show_table
+    from concept_encoder.lab.cost import cost
+    from concept_encoder.lab.plan import load_plan
+    from concept_encoder.lab.runs import expand
+
+    loaded = load_plan(plan)
+    runs = expand(loaded)
+    engine = _engine(slots, gpus)
+    found = cost(loaded, runs, engine.slots, len(engine.gpus))
+    sizes = {} if quick else check_recipes(runs)
+    rows = []
+    for experiment in loaded.in_order():
+        own = [run for run in runs if run.experiment.id == experiment.id]
+        resources = experiment.resources
+        needs = ", ".join(experiment.all_needs) or "–"
+        rows.append([experiment.id, experiment.priority, needs, len(own), resources.gpus, resources.hours])
+    show_table(loaded.title, ["experiment", "priority", "needs", "runs", "GPUs a run", "hours a run"], rows)
+    if sizes:
+        header = ["largest run of", "parameters", "memory in training", "FLOPs"]
+        show_table("Estimated size (weights, gradients, AdamW, activations)", header, list(size_rows(sizes)))
+    click.echo(
+        f"{found.runs} runs, {found.gpu_hours:,.1f} GPU hours and {found.cpu_hours:,.1f} CPU-slot hours by the plan's "
+        "own estimates"
+    )
+    click.echo(f"critical path: {' -> '.join(found.critical_path)} ({found.critical_hours:,.1f} h)")
+    click.echo(f"on {engine.slots} CPU slots and {len(engine.gpus)} GPUs: at least {found.hours:,.1f} h")
+
+
+@command.command("run")
+@_plan
+@_store
+@_slots
+@_gpus
+@click.option("--retry", is_flag=True, help="Also start what has failed or was stopped once more.")
+@click.option("--no-check", is_flag=True, help="Do not check recipes and data first.")
+def run(plan: str, store: str | None, slots: int | None, gpus: int | None, retry: bool, no_check: bool) -> None:
+    """Run what is ready, in priority order, in parallel where there is room, until nothing is left.
+
+    Ctrl-C or a kill ends this command, not the runs: the same command finds them again and goes on. A finished run is
+    never repeated; an edited recipe runs anew with what depends on it. Exit code 1 when a run failed.
+    """
+    from concept_encoder.cli.plan_check import check_recipes
+    from concept_encoder.lab.cost import cost
+    from concept_encoder.lab.plan import load_plan
+    from concept_encoder.lab.runs import expand
+    from concept_encoder.lab.scheduler import Scheduler
+    from concept_encoder.lab.store import Store
+
+    loaded = load_plan(plan)
+    runs = expand(loaded)
+    engine = _engine(slots, gpus)
+    cost(loaded, runs, engine.slots, len(engine.gpus))
+    kept = Store(_folder(plan, store))
+    with kept.lock():
+        known = kept.known()
+        new = [run for run in runs if run.id not in known]
+        if new and not no_check:
+            click.echo(f"checking {len(new)} new runs …", err=True)
+            check_recipes(new)
+        scheduler = Scheduler(runs, kept, engine, retry, tell=lambda line: click.echo(line, err=True))
+        try:
+            scheduler.run()
+        except KeyboardInterrupt:
+            left = sum(state.state == "running" for state in scheduler.states.values())
+            click.echo(
+                f"{left} runs go on without this command; give it again to follow them, or plan stop to end them",
+                err=True,
+            )
+            sys.exit(130)
+    _show_counts(scheduler.states.values())
+    if scheduler.halted:
+        raise UserError(scheduler.halted)
+    sys.exit(1 if any(state.state == "failed" for state in scheduler.states.values()) else 0)
+
+
+@command.command("status")
+@_plan
+@_store
+@click.option("--all", "everything", is_flag=True, help="Every run, not only those that run, wait next or went wrong.")
+def status(plan: str, store: str | None, everything: bool) -> None:
+    """Where the runs of a plan stand."""
+    from concept_encoder.cli.plan_table import status_table
+    from concept_encoder.cli.show import console
+    from concept_encoder.lab.store import Store
+
+    kept = Store(_folder(plan, store), create=False)
+    states = kept.states()
+    console.print(status_table(states, kept.folder, everything))
+    _show_counts(states)
+    holder = kept.holder()
+    click.echo(f"scheduled by {holder}" if holder else "nobody schedules: concept-encoder plan run goes on")
+
+
+@command.command("watch")
+@_plan
+@_store
+@click.option("--every", default=1.0, show_default=True, help="Seconds between two looks.")
+def watch(plan: str, store: str | None, every: float) -> None:
+    """The same table, live, until the plan has ended or you press Ctrl-C (which stops no run)."""
+    import time
+
+    from rich.live import Live
+
+    from concept_encoder.cli.plan_table import status_table
+    from concept_encoder.cli.show import console
+    from concept_encoder.lab.store import Store
+
+    kept = Store(_folder(plan, store), create=False)
+    states = kept.states()
+    try:
+        with Live(status_table(states, kept.folder), console=console, auto_refresh=False) as live:
+            while not all(state.final for state in states):
+                time.sleep(every)
+                states = kept.states()
+                live.update(status_table(states, kept.folder), refresh=True)
+    except KeyboardInterrupt:
+        pass
+    _show_counts(states)
+
+
+@command.command("logs")
+@_plan
+@click.argument("run_name", metavar="RUN")
+@_store
+@click.option("--follow", "-f", is_flag=True, help="Go on until the run has ended.")
+def logs(plan: str, run_name: str, store: str | None, follow: bool) -> None:
+    """What RUN prints (its latest attempt) and how its states changed; secrets are masked."""
+    import time
+
+    from concept_encoder.lab.failures import mask
+    from concept_encoder.lab.store import Store
+
+    kept = Store(_folder(plan, store), create=False)
+    state = _one(kept.states(), run_name)
+    for when, _, to, reason in kept.events(state.id):
+        stamp = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(when))
+        click.echo(f"{stamp} {to}{f': {reason}' if reason else ''}", err=True)
+    if not state.attempt:
+        raise UserError(f"{state.name}: has not been started")
+    file = kept.attempt_folder(state) / "log.txt"
+    with open(file, encoding="utf-8", errors="replace") as log:
+        while True:
+            for line in log:
+                click.echo(mask(line), nl=False)
+            if not follow or _one(kept.states(), run_name).state != "running":
+                break
+            time.sleep(0.3)
+
+
+@command.command("stop")
+@_plan
+@click.argument("run_names", metavar="[RUN]...", nargs=-1)
+@_store
+@click.option("--all", "everything", is_flag=True, help="All runs of the plan that have not ended.")
+def stop(plan: str, run_names: tuple[str, ...], store: str | None, everything: bool) -> None:
+    """Stop runs: they are asked to end (SIGINT, then SIGTERM), and killed after half a minute.
+
+    They stay stopped until plan run --retry. Waiting runs are taken off the list.
+    """
+    from concept_encoder.lab.store import Store
+
+    if not run_names and not everything:
+        raise UserError("plan stop: name runs, or give --all")
+    kept = Store(_folder(plan, store), create=False)
+    states = kept.states()
+    chosen = [_one(states, name) for name in run_names] or [state for state in states if not state.final]
+    for state in chosen:
+        if state.final:
+            click.echo(f"{state.name}: already {state.state}")
+        else:
+            kept.request_stop(state.id)
+    if kept.holder():
+        click.echo("asked; the running plan run does it")
+        return
+    _stop_here(plan, kept)
+
+
+def _stop_here(plan: str, kept: Any) -> None:
+    """Carry out the requests when nobody schedules."""
+    import time
+
+    from concept_encoder.lab.plan import load_plan
+    from concept_encoder.lab.runs import expand
+    from concept_encoder.lab.scheduler import Scheduler
+
+    with kept.lock():
+        scheduler = Scheduler(expand(load_plan(plan)), kept, _engine(None, None), tell=click.echo)
+        scheduler.halted = "stopping"  # nothing starts
+        while scheduler.tick() and any(state.stopping for state in scheduler.states.values()):
+            time.sleep(0.2)
+
+
+@command.command("report")
+@_plan
+@_store
+@click.option("--output", type=click.Path(), help="Folder for report.html and report.md.  [default: the store]")
+def report(plan: str, store: str | None, output: str | None) -> None:
+    """One page: what was expected, what was observed with its interval, the verdicts, the costs, what the gates say."""
+    from concept_encoder.lab.plan import load_plan
+    from concept_encoder.lab.report import write_report
+    from concept_encoder.lab.runs import expand
+    from concept_encoder.lab.store import Store
+
+    kept = Store(_folder(plan, store), create=False)
+    loaded = load_plan(plan)
+    page = write_report(loaded, expand(loaded), kept, Path(output) if output else kept.folder)
+    click.echo(f"report: {page} and {page.with_suffix('.md')}")
+
+
+def _folder(plan: str, store: str | None) -> Path:
+    return Path(store) if store else Path("runs") / Path(plan).stem
+
+
+def _engine(slots: int | None, gpus: int | None) -> Any:
+    from concept_encoder.lab.local import LocalEngine
+
+    return LocalEngine(slots, None if gpus is None else list(range(gpus)))
+
+
+def _one(states: list, name: str) -> Any:
+    """The run of this name, or the one whose name begins so."""
+    found = [state for state in states if state.name == name] or [s for s in states if s.name.startswith(name)]
+    if len(found) > 1:
+        raise UserError(f"{name}: {len(found)} runs begin so, such as {found[0].name} and {found[1].name}")
+    if not found:
+        raise UserError(f"{name}: no run is called so; {nearest(name, [state.name for state in states])}")
+    return found[0]
+
+
+def _show_counts(states: Any) -> None:
+    from collections import Counter
+
+    counts = Counter(state.state for state in states)
+    click.echo(
+        ", ".join(
+            f"{counts[state]} {state}"
+            for state in ("done", "running", "waiting", "failed", "stopped", "skipped")
+            if counts[state]
+        )
+    )

@@ -1,0 +1,84 @@
+"""The table of `plan status` and `plan watch`."""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from concept_encoder.lab.failures import mask
+from concept_encoder.lab.progress import MetricsTail, figures
+from concept_encoder.lab.store import State
+
+_STYLES = {"done": "green", "running": "bold", "failed": "red", "stopped": "yellow", "skipped": "dim", "waiting": ""}
+_ORDER = ("running", "failed", "stopped", "done", "waiting", "skipped")
+_SHORT = 8  # of a state, unless all are asked for
+
+
+def status_table(states: Sequence[State], store: Path, everything: bool = False) -> Table:
+    """Runs with state, progress, loss as a line of bars, tokens/s and time left; by state unless `everything`.
+
+    Only runs that are going are looked up on disk, so that a thousand finished ones cost nothing.
+    """
+    table = Table(title=Text(str(store)), title_justify="left")
+    for name in ("run", "state"):
+        table.add_column(name)
+    for name in ("step", "loss", "curve", "tokens/s", "result", "time", "left"):
+        table.add_column(name, justify="right")
+    table.add_column("why", overflow="fold")
+    if everything:
+        shown, rest = list(states), {}
+    else:
+        groups = {name: [state for state in states if state.state == name] for name in _ORDER}
+        limits = {name: len(group) if name == "running" else _SHORT for name, group in groups.items()}
+        # the latest that ended, the first that wait
+        kept = {
+            name: group[: limits[name]] if name in ("waiting", "skipped") else _latest(group, limits[name])
+            for name, group in groups.items()
+        }
+        shown = [state for name in _ORDER for state in kept[name]]
+        rest = {name: len(groups[name]) - len(kept[name]) for name in _ORDER if len(groups[name]) > len(kept[name])}
+    for state in shown:
+        table.add_row(*_cells(state))
+    if rest:
+        table.caption = Text("and " + ", ".join(f"{count} {name}" for name, count in rest.items()) + " (--all)")
+    return table
+
+
+def _latest(group: list[State], count: int) -> list[State]:
+    return sorted(group, key=lambda state: state.ended or 0.0)[-count:] if count else []
+
+
+def _cells(state: State) -> list[Text]:
+    found: dict[str, Any] = dict(state.figures)
+    if state.state == "running":
+        found = figures(MetricsTail(Path(state.folder)).read(), state.steps)
+    now, before = time.time(), state.seconds
+    seconds = before + (now - state.started if state.state == "running" and state.started else 0.0)
+    step = found.get("step")
+    progress = "" if step is None else f"{step:,}" + (f"/{found['steps']:,}" if found.get("steps") else "")
+    rate, loss, left = found.get("tokens_per_second"), found.get("loss"), found.get("eta")
+    headline = " ".join(f"{value:.4g}" for value in (found.get("headline") or {}).values())
+    label = state.state if not state.stopping else "stopping"
+    return [
+        Text(state.name),
+        Text(label + (f" ({state.attempt})" if state.attempt > 1 else ""), style=_STYLES[state.state]),
+        Text(progress),
+        Text("" if loss is None else f"{loss:.3f}"),
+        Text(found.get("curve", "")),
+        Text("" if rate is None else f"{rate:,.0f}"),
+        Text(headline),
+        Text(duration(seconds) if seconds else ""),
+        Text("" if left is None else duration(left)),
+        Text(mask(state.stopping or state.reason)),
+    ]
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people read them: 43 s, 12 min, 3.4 h, 2.1 d."""
+    for unit, size, most in (("s", 1, 100), ("min", 60, 6000), ("h", 3600, 172_800)):
+        if seconds < most:
+            return f"{seconds / size:.{0 if unit != 'h' else 1}f} {unit}"
+    return f"{seconds / 86_400:.1f} d"

@@ -1,0 +1,133 @@
+"""The local engine: subprocesses on this machine, with slots for CPU runs and whole GPUs for the others."""
+
+import fcntl
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from concept_encoder.lab import supervise
+from concept_encoder.lab.engine import Job, JobStatus
+from concept_encoder.records import write_atomically
+
+_FIRMNESS = ((0.0, signal.SIGINT), (20.0, signal.SIGTERM), (30.0, signal.SIGKILL))  # seconds after the first `stop`
+
+
+class LocalEngine:
+    """Runs jobs as subprocesses that outlive the client.
+
+    A job's process holds a lock in its folder, taken before it starts: whoever comes later sees by it that the job is
+    alive. The pid, kept with its start time, serves to send signals and is never mistaken for another's.
+
+    Args:
+        slots: how many jobs without a GPU run at once; None: one for two cores.
+        gpus: the GPUs to use, by number; None: those of CUDA_VISIBLE_DEVICES, else all that nvidia-smi lists.
+        firmness: pairs of seconds after the first `stop` and the signal that is due then.
+    """
+
+    def __init__(self, slots: int | None = None, gpus: list[int] | None = None, firmness: tuple = _FIRMNESS):
+        cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+        self.slots = slots or max(cores // 2, 1)
+        self.gpus = visible_gpus() if gpus is None else gpus
+        self.firmness = firmness
+        self._threads = max(cores // self.slots, 1)
+        self._running: dict[Path, list[int]] = {}  # what is known to run, and its GPUs
+        self._children: dict[Path, subprocess.Popen] = {}
+
+    def submit(self, job: Job) -> bool:
+        if (
+            self.status(job).state != "lost"
+        ):  # a client died after it had started the job and before it could record that
+            return True
+        taken = {gpu for held in self._running.values() for gpu in held}
+        free = [gpu for gpu in self.gpus if gpu not in taken]
+        if job.gpus > len(free) or (not job.gpus and sum(not held for held in self._running.values()) >= self.slots):
+            return False
+        chosen = free[: job.gpus]
+        environment = dict(job.environment)
+        if chosen:
+            environment["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, chosen))
+        else:
+            environment |= {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": str(self._threads)}
+        job.folder.mkdir(parents=True, exist_ok=True)
+        content = {"command": list(job.command), "environment": environment, "gpus": chosen}
+        write_atomically(job.folder / "job.json", json.dumps(content, indent=1) + "\n")
+        with open(job.folder / "alive", "a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._children[job.folder] = subprocess.Popen(
+                [sys.executable, "-S", "-E", supervise.__file__, str(job.folder), str(lock.fileno())],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                pass_fds=(lock.fileno(),),
+                start_new_session=True,  # a terminal's Ctrl-C does not reach it
+            )
+        self._running[job.folder] = chosen
+        return True
+
+    def status(self, job: Job) -> JobStatus:
+        if job.folder in self._children and self._children[job.folder].poll() is not None:
+            del self._children[job.folder]
+        alive = _is_locked(job.folder / "alive")  # before the exit code: a job that ends in between is seen next time
+        code = _read(job.folder / "exit.json").get("code")
+        if code is not None or not alive:
+            self._running.pop(job.folder, None)
+            return JobStatus("lost") if code is None else JobStatus("ended", code)
+        self._running.setdefault(job.folder, _read(job.folder / "job.json").get("gpus", []))
+        return JobStatus("running")
+
+    def logs(self, job: Job) -> Iterator[str]:
+        try:
+            with open(job.folder / "log.txt", encoding="utf-8", errors="replace") as file:
+                yield from file
+        except FileNotFoundError:
+            return
+
+    def stop(self, job: Job) -> None:
+        asked = _read(job.folder / "stop.json")
+        if not asked:
+            asked = {"time": time.time(), "sent": 0}
+        waited = time.time() - asked["time"]
+        due = [number for after, number in self.firmness if waited >= after or waited < 0]
+        process = _read(job.folder / "process.json")
+        if len(due) > asked["sent"] and process and supervise.start_time(process["pid"]) == process["started"]:
+            os.killpg(process["pid"], due[-1])  # its own session, see submit
+            asked["sent"] = len(due)
+        write_atomically(job.folder / "stop.json", json.dumps(asked) + "\n")
+
+    def fetch(self, job: Job) -> Path:
+        return job.output
+
+
+def visible_gpus() -> list[int]:
+    """The numbers of the GPUs that runs may use; none without the NVIDIA driver."""
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if given is not None:
+        return [int(number) for number in given.split(",") if number.strip().isdigit()]
+    if shutil.which("nvidia-smi") is None:
+        return []
+    listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True)
+    return list(range(sum(line.startswith("GPU ") for line in listed.stdout.splitlines())))
+
+
+def _is_locked(file: Path) -> bool:
+    try:
+        with open(file, "a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except FileNotFoundError:
+        pass
+    return False
+
+
+def _read(file: Path) -> dict:
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}

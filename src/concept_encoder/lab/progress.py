@@ -1,0 +1,75 @@
+"""How far a run is: the new lines of its metrics.jsonl, and what they say in a few figures."""
+
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+_BARS = "▁▂▃▄▅▆▇█"
+_STEPS = re.compile(r"step \d+/(\d+)")
+
+
+class MetricsTail:
+    """Reads a run's metrics.jsonl as it grows, each line once; a line that is still being written waits."""
+
+    def __init__(self, folder: Path):
+        self.folder, self.file = folder, folder / "metrics.jsonl"
+        self.offset, self._records = 0, {}
+
+    def read(self) -> list[dict[str, Any]]:
+        """All records in order of steps; after a resume the later record of a step counts."""
+        try:
+            with open(self.file, "rb") as file:
+                file.seek(self.offset)
+                lines = file.read().split(b"\n")
+        except FileNotFoundError:
+            return []
+        self.offset += sum(len(line) + 1 for line in lines[:-1])
+        for line in lines[:-1]:
+            try:
+                record = json.loads(line)
+            except ValueError:
+                continue
+            if isinstance(record, dict) and isinstance(record.get("step"), int):
+                self._records[record["step"], "eval_loss" in record] = record
+        return [self._records[key] for key in sorted(self._records)]
+
+
+def figures(records: Sequence[Mapping[str, Any]], steps: int | None) -> dict[str, Any]:
+    """What a table shows of a run: step, steps, loss, eval_loss, tokens_per_second, eta (seconds), curve.
+
+    Args:
+        steps: of the whole run, where they are known.
+    """
+    if not records:
+        return {}
+    found: dict[str, Any] = {"step": records[-1]["step"], "steps": steps}
+    for name in ("loss", "eval_loss", "tokens_per_second"):
+        values = [record[name] for record in records if isinstance(record.get(name), int | float)]
+        if values:
+            found[name] = values[-1]
+    losses = [record["loss"] for record in records if isinstance(record.get("loss"), int | float)]
+    found["curve"] = sparkline(losses)
+    timed = [record for record in records if "time" in record]
+    if steps and len(timed) > 1 and timed[-1]["step"] > timed[0]["step"]:
+        pace = (timed[-1]["time"] - timed[0]["time"]) / (timed[-1]["step"] - timed[0]["step"])
+        found["eta"] = max(pace * (steps - timed[-1]["step"]), 0.0)
+    return found
+
+
+def sparkline(values: Sequence[float], width: int = 12) -> str:
+    """The values as a line of bars, low to high; `!` stands for NaN and infinity."""
+    if len(values) > width:  # the last value of each of `width` equal parts
+        values = [values[(i + 1) * len(values) // width - 1] for i in range(width)]
+    finite = [value for value in values if math.isfinite(value)]
+    low, high = min(finite, default=0.0), max(finite, default=0.0)
+    scale = (len(_BARS) - 1) / (high - low) if high > low else 0.0
+    return "".join(_BARS[round((value - low) * scale)] if math.isfinite(value) else "!" for value in values)
+
+
+def steps_in_log(log: str) -> int | None:
+    """The number of steps of the whole run, from its progress lines."""
+    found = _STEPS.findall(log)
+    return int(found[-1]) if found else None

@@ -1,0 +1,185 @@
+"""From experiments to runs: rows, grids and seeds multiplied, references resolved, each run named by its content."""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from concept_encoder.errors import UserError, nearest
+from concept_encoder.lab.plan import Experiment, Plan, is_reference
+from concept_encoder.lab.verbs import SECTIONS, STREAMED, VERBS, Verb, reports
+from concept_encoder.settings import load_yaml, set_fields
+
+# what may differ between two attempts of one run: fields of `training` that change no number
+FREE_TO_CHANGE = ("output_dir", "report_to", "num_workers", "threads", "log_every", "keep_checkpoints")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One command with its content.
+
+    Attributes:
+        id: hash of verb, sections and the ids of the runs it reads: the same content is the same run.
+        name: `experiment.variant.task.s0`, as people call it.
+        variant: the cell of the grid, the task left out; seeds and tasks of a variant are reported together.
+        sections: of the recipe; a reference is still a reference, see `resolved`.
+        inputs: field -> id of the run that it takes.
+    """
+
+    id: str
+    name: str
+    experiment: Experiment = field(repr=False)
+    variant: str
+    seed: int
+    sections: Mapping[str, Any] = field(repr=False)
+    inputs: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def verb(self) -> Verb:
+        return VERBS[self.experiment.verb]
+
+    @property
+    def folder_name(self) -> str:
+        return f"{self.name}-{self.id[:8]}"
+
+    def resolved(self, folders: Mapping[str, Path], changes: Mapping[str, Any]) -> dict[str, Any]:
+        """The sections as the command takes them: references are folders, `changes` are set."""
+        fields = {name: str(folders[run]) for name, run in self.inputs.items()}
+        return set_fields(self.sections, {**fields, **changes})
+
+    def out_of_memory_remedy(self, changes: Mapping[str, Any]) -> dict[str, Any] | None:
+        """Half the micro-batch, which leaves the effective batch as it is; None when it cannot be halved."""
+        training = {**dict(self.sections.get("training") or {})}
+        batch = training.get("batch_size", 64)
+        micro = changes.get("training.micro_batch_size") or training.get("micro_batch_size") or batch
+        if not self.verb.takes_recipe or not isinstance(micro, int) or micro < 2:
+            return None
+        half = next(size for size in range(micro // 2, 0, -1) if batch % size == 0)
+        return {**changes, "training.micro_batch_size": half}
+
+
+@dataclass(frozen=True)
+class _Cell:
+    parts: tuple[str, ...]  # of the variant's name
+    task: str
+    fields: Mapping[str, Any]
+
+
+def expand(plan: Plan) -> list[Run]:
+    """All runs of a plan, those that are needed first. Raises `UserError` naming the field."""
+    runs: list[Run] = []
+    of_experiment: dict[str, list[Run]] = {}
+    for experiment in plan.in_order():
+        recipe = _recipe(plan, experiment)
+        own = []
+        for cell in _cells(experiment, recipe.pop("rows", None)):
+            for seed in experiment.seeds:
+                own.append(_run(experiment, recipe, cell, seed, of_experiment))
+        names = [run.name for run in own]
+        twice = next((name for name in names if names.count(name) > 1), None) if len(set(names)) < len(names) else None
+        if twice:
+            raise UserError(f"experiments.{experiment.id}.grid: two cells are called {twice!r}; name them in rows")
+        _check_metrics(experiment, own, of_experiment)
+        of_experiment[experiment.id] = own
+        runs += own
+    return runs
+
+
+def _recipe(plan: Plan, experiment: Experiment) -> dict[str, Any]:
+    if experiment.recipe is None:
+        return {}
+    beside, here = plan.folder / experiment.recipe, Path(experiment.recipe)
+    found = next((path for path in (beside, here, plan.folder.parent / here) if path.is_file()), None)
+    if found is None:
+        raise UserError(f"experiments.{experiment.id}.recipe: no file {beside} and no file {here}")
+    content = load_yaml(found)
+    for name in content:
+        if name not in (*SECTIONS, "rows"):
+            raise UserError(f"{found}: {name}: no such section of a recipe; {nearest(str(name), SECTIONS)}")
+    return content
+
+
+def _cells(experiment: Experiment, recipe_rows: Mapping[str, Any] | None) -> Iterator[_Cell]:
+    rows = experiment.rows or {str(name): fields or {} for name, fields in (recipe_rows or {}).items()} or {"": {}}
+    for (row, fields), *values in product(rows.items(), *experiment.grid.values()):
+        chosen = {**experiment.overrides, **fields, **dict(zip(experiment.grid, values))}
+        parts = [_slug(row)] if row else []
+        parts += [_slug(value) for name, value in zip(experiment.grid, values) if name != "data.task"]
+        task = _slug(chosen["data.task"]) if "data.task" in experiment.grid else ""
+        yield _Cell(tuple(parts), task, chosen)
+
+
+def _slug(value: Any) -> str:
+    text = str(value["run"]).replace("/", "-") if is_reference(value) else str(value)
+    return re.sub(r"[^\w-]+", "-", text).strip("-")[:60] or "empty"
+
+
+def _run(
+    experiment: Experiment, recipe: Mapping[str, Any], cell: _Cell, seed: int, of_experiment: Mapping[str, list[Run]]
+) -> Run:
+    where = f"experiments.{experiment.id}"
+    verb = VERBS[experiment.verb]
+    allowed = SECTIONS if verb.takes_recipe else ("options",)
+    for name in cell.fields:
+        section, dot, _ = str(name).partition(".")
+        if section not in allowed or not dot:
+            hint = nearest(section, allowed) if verb.takes_recipe else f"{verb.name} takes options.name"
+            raise UserError(f"{where}.overrides.{name}: write section.field; {hint}")
+    inputs = {
+        name: _referred(value["run"], seed, of_experiment, f"{where}.{name}").id
+        for name, value in cell.fields.items()
+        if is_reference(value)
+    }
+    plain = {name: value for name, value in cell.fields.items() if name not in inputs}
+    if verb.takes_recipe:
+        plain["training.seed"] = seed
+    sections = set_fields(recipe, plain)
+    variant = "-".join(cell.parts)
+    name = ".".join(part for part in (experiment.id, variant, cell.task, f"s{seed}") if part)
+    return Run(_identity(verb, sections, inputs), name, experiment, variant, seed, sections, inputs)
+
+
+def _referred(target: str, seed: int, of_experiment: Mapping[str, list[Run]], where: str) -> Run:
+    name, _, variant = target.partition("/")
+    candidates = [run for run in of_experiment[name] if run.variant == variant or not variant]
+    if not candidates:
+        variants = sorted({run.variant for run in of_experiment[name]})
+        raise UserError(f"{where}: {name} has no variant {variant!r}; {nearest(variant, variants)}")
+    same_seed = [run for run in candidates if run.seed == seed]
+    if not same_seed:
+        raise UserError(f"{where}: {target} has no run with seed {seed}; give both experiments the same seeds")
+    if len(same_seed) > 1:
+        raise UserError(f"{where}: {target} has {len(same_seed)} runs with seed {seed}; write run: {name}/VARIANT")
+    return same_seed[0]
+
+
+def _identity(verb: Verb, sections: Mapping[str, Any], inputs: Mapping[str, str]) -> str:
+    training = sections.get("training") or {}
+    kept = {**sections}
+    if isinstance(training, Mapping):
+        kept["training"] = {name: value for name, value in training.items() if name not in FREE_TO_CHANGE}
+    content = {"verb": verb.name, "sections": kept, "inputs": dict(inputs)}
+    text = json.dumps(content, sort_keys=True, default=str, ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:24]
+
+
+def _check_metrics(experiment: Experiment, own: list[Run], of_experiment: Mapping[str, list[Run]]) -> None:
+    """Refuse a gate or an expectation on a metric that no run reports."""
+    where = f"experiments.{experiment.id}"
+    gates = [(f"{where}.gates.{kind}", gate) for kind, gate in experiment.gate_list()]
+    asked = [(field_name, gate.metric, own) for field_name, gate in gates if gate.after is None]
+    for field_name, gate in gates:
+        if gate.after is not None and gate.metric not in STREAMED:
+            raise UserError(f"{field_name}: {gate.metric}: not in metrics.jsonl; {nearest(gate.metric, STREAMED)}")
+    for metric in experiment.expect.metrics if experiment.expect else ():
+        asked.append((f"{where}.expect.metric", metric, own))
+        against = experiment.expect.against
+        if isinstance(against, str) and against.partition("/")[0] in of_experiment:
+            asked.append((f"{where}.expect.against", metric, of_experiment[against.partition("/")[0]]))
+    for field_name, metric, runs in asked:
+        if not any(reports(run.verb, run.sections, metric) for run in runs):
+            raise UserError(f"{field_name}: {metric}: no run of {runs[0].experiment.id} reports it")

@@ -1,0 +1,254 @@
+"""The store of a plan: one SQLite file with the state of every run and every change of it, and the lock on both.
+
+    STORE/plan.db        states and events        STORE/runs/        a folder a run, its record
+    STORE/attempts/      what was called, its log, process and exit code
+
+A change is one transaction, so `kill -9` leaves the state before it or after it.
+"""
+
+import json
+import os
+import socket
+import sqlite3
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from concept_encoder.errors import UserError
+from concept_encoder.records import write_atomically
+
+FORMAT = 1
+FINAL = ("done", "failed", "stopped", "skipped")
+_CHANGES = {  # from -> to
+    "waiting": ("running", "done", "stopped", "skipped"),
+    "running": ("waiting", "done", "failed", "stopped"),
+    "skipped": ("waiting",),
+    "failed": ("waiting",),
+    "stopped": ("waiting",),
+    "done": (),
+}
+_SCHEMA = """
+CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT);
+CREATE TABLE runs (
+    id TEXT PRIMARY KEY, name TEXT NOT NULL, experiment TEXT NOT NULL, state TEXT NOT NULL DEFAULT 'waiting',
+    reason TEXT NOT NULL DEFAULT '', stopping TEXT NOT NULL DEFAULT '', attempt INTEGER NOT NULL DEFAULT 0,
+    failures TEXT NOT NULL DEFAULT '{}', changes TEXT NOT NULL DEFAULT '{}', figures TEXT NOT NULL DEFAULT '{}',
+    folder TEXT NOT NULL DEFAULT '', gpus INTEGER NOT NULL DEFAULT 0, steps INTEGER,
+    started REAL, ended REAL, seconds REAL NOT NULL DEFAULT 0);
+CREATE TABLE planned (place INTEGER PRIMARY KEY, id TEXT NOT NULL, name TEXT NOT NULL, experiment TEXT NOT NULL);
+CREATE TABLE events (seq INTEGER PRIMARY KEY, time REAL NOT NULL, id TEXT NOT NULL, state TEXT NOT NULL, reason TEXT);
+CREATE TABLE requests (seq INTEGER PRIMARY KEY, name TEXT NOT NULL);
+"""
+
+
+@dataclass
+class State:
+    """Where a run stands.
+
+    Attributes:
+        stopping: why it is being stopped, as long as it is.
+        attempt: how many attempts have started.
+        failures: kind of failure -> how often.
+        changes: fields that a failure has changed, such as a smaller micro-batch.
+        figures: its last numbers, kept when it has ended.
+        seconds: over all attempts that have ended.
+    """
+
+    id: str
+    name: str
+    experiment: str
+    state: str = "waiting"
+    reason: str = ""
+    stopping: str = ""
+    attempt: int = 0
+    failures: dict[str, int] = field(default_factory=dict)
+    changes: dict[str, Any] = field(default_factory=dict)
+    figures: dict[str, Any] = field(default_factory=dict)
+    folder: str = ""
+    gpus: int = 0
+    steps: int | None = None
+    started: float | None = None
+    ended: float | None = None
+    seconds: float = 0.0
+
+    @property
+    def final(self) -> bool:
+        return self.state in FINAL
+
+
+class Store:
+    """The store in a folder; made when it is missing, unless `create` is False.
+
+    Raises:
+        UserError: there is none, it was written by a newer version, or it is damaged.
+    """
+
+    def __init__(self, folder: str | Path, create: bool = True):
+        self.folder = Path(folder)
+        file = self.folder / "plan.db"
+        if not create and not file.is_file():
+            raise UserError(f"{self.folder}: no store of a plan; start one with concept-encoder plan run")
+        if create:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        self._lock = FileLock(self.folder / "lock")
+        try:
+            self._db = sqlite3.connect(file, timeout=30, isolation_level=None)
+            self._db.row_factory = sqlite3.Row
+            self._db.execute("PRAGMA journal_mode=WAL")
+            self._db.execute("PRAGMA synchronous=NORMAL")
+            self._prepare()
+        except sqlite3.DatabaseError as error:
+            raise UserError(f"{file}: cannot be read as a store ({error}); move it away to start anew") from None
+
+    def _prepare(self) -> None:
+        is_new = "SELECT 1 WHERE NOT EXISTS (SELECT 1 FROM sqlite_master WHERE name = 'meta')"
+        if self._db.execute(is_new).fetchone():
+            with self.transaction():
+                if self._db.execute(is_new).fetchone():  # nobody was faster
+                    for statement in _SCHEMA.split(";\n"):
+                        self._db.execute(statement)
+                    self._db.execute("INSERT INTO meta VALUES ('format', ?)", (str(FORMAT),))
+        written = int(self._db.execute("SELECT value FROM meta WHERE name = 'format'").fetchone()[0])
+        if written > FORMAT:
+            raise UserError(
+                f"{self.folder}: the store has format {written}, this version reads up to {FORMAT}; "
+                "update concept-encoder, or choose another folder with --store"
+            )
+
+    def close(self) -> None:
+        self._db.close()
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """What is written inside is written whole or not at all."""
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        except BaseException:
+            self._db.execute("ROLLBACK")
+            raise
+        self._db.execute("COMMIT")
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Be the only scheduler of this store; any death frees it. Raises `UserError` with who holds it."""
+        try:
+            self._lock.acquire(timeout=1, poll_interval=0.05)  # `holder` of others may hold it for a moment
+        except Timeout:
+            raise UserError(
+                f"{self.folder}: in use by {self.holder() or 'another command'}; wait for it or end it"
+            ) from None
+        try:
+            who = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.time()}
+            write_atomically(self.folder / "holder.json", json.dumps(who) + "\n")
+            yield
+        finally:
+            (self.folder / "holder.json").unlink(missing_ok=True)
+            self._lock.release()
+
+    def holder(self) -> str:
+        """Who holds the lock, in words; '' when nobody does."""
+        try:
+            with self._lock.acquire(timeout=0):
+                return ""
+        except Timeout:
+            pass
+        try:
+            who = json.loads((self.folder / "holder.json").read_text(encoding="utf-8"))
+            since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(who["since"]))
+            return f"process {who['pid']} on {who['host']} since {since}"
+        except (OSError, ValueError, KeyError):
+            return "another command"
+
+    def set_plan(self, planned: Iterable[State]) -> None:
+        """Make these the runs of the plan, in this order; what is known of a run stays known."""
+        with self.transaction():
+            self._db.execute("DELETE FROM planned")
+            for place, run in enumerate(planned):
+                self._db.execute(
+                    "INSERT INTO runs (id, name, experiment, folder, gpus, steps) VALUES (?, ?, ?, ?, ?, ?) "
+                    "ON CONFLICT (id) DO UPDATE SET gpus = excluded.gpus",
+                    (run.id, run.name, run.experiment, run.folder, run.gpus, run.steps),
+                )
+                self._db.execute("INSERT INTO planned VALUES (?, ?, ?, ?)", (place, run.id, run.name, run.experiment))
+
+    def states(self) -> list[State]:
+        """The runs of the plan in its order; a run that two experiments share comes once, as the first calls it."""
+        rows = self._db.execute(
+            "SELECT runs.*, planned.name AS called, planned.experiment AS of "
+            "FROM planned JOIN runs USING (id) ORDER BY place"
+        )
+        found: dict[str, State] = {}
+        for row in rows:
+            found.setdefault(row["id"], _state(row, {"name": row["called"], "experiment": row["of"]}))
+        return list(found.values())
+
+    def known(self) -> set[str]:
+        """The ids of all runs that were ever planned here."""
+        return {row[0] for row in self._db.execute("SELECT id FROM runs")}
+
+    def left_over(self) -> list[State]:
+        """Runs that go on although an edited plan no longer has them."""
+        rows = self._db.execute("SELECT * FROM runs WHERE state = 'running' AND id NOT IN (SELECT id FROM planned)")
+        return [_state(row, {}) for row in rows]
+
+    def attempt_folder(self, run: State, attempt: int | None = None) -> Path:
+        """Where the latest attempt at a run (or another) has its log and its process."""
+        return self.folder / "attempts" / f"{Path(run.folder).name}-{run.attempt if attempt is None else attempt}"
+
+    def move(self, run: State, state: str, reason: str = "", **fields: Any) -> None:
+        """Change the state of a run, and say why; further fields change in the same transaction."""
+        assert state in _CHANGES[run.state], f"{run.name}: {run.state} -> {state}"
+        before = run.state
+        self._write(run, {**fields, "state": state, "reason": reason}, state, reason, before)
+
+    def mark(self, run: State, **fields: Any) -> None:
+        """Change fields of a run whose state stays."""
+        self._write(run, fields, run.state, str(fields.get("stopping", "")), run.state)
+
+    def _write(self, run: State, fields: Mapping[str, Any], state: str, reason: str, before: str) -> None:
+        plain = {name: json.dumps(value) if isinstance(value, dict) else value for name, value in fields.items()}
+        names = ", ".join(f"{name} = ?" for name in plain)
+        with self.transaction():
+            changed = self._db.execute(
+                f"UPDATE runs SET {names} WHERE id = ? AND state = ?", (*plain.values(), run.id, before)
+            ).rowcount
+            assert changed == 1, f"{run.name} is no longer {before}"
+            self._db.execute(
+                "INSERT INTO events (time, id, state, reason) VALUES (?, ?, ?, ?)", (time.time(), run.id, state, reason)
+            )
+        for name, value in fields.items():
+            setattr(run, name, value)
+
+    def events(self, run: str | None = None) -> list[tuple[float, str, str, str]]:
+        """Every change, oldest first: (time, run's id, state, reason); of one run, or of all."""
+        where, values = ("WHERE id = ?", (run,)) if run else ("", ())
+        return [
+            tuple(row)
+            for row in self._db.execute(f"SELECT time, id, state, reason FROM events {where} ORDER BY seq", values)
+        ]
+
+    def request_stop(self, name: str) -> None:
+        """Ask whoever schedules (or will) to stop a run, by its id."""
+        with self.transaction():
+            self._db.execute("INSERT INTO requests (name) VALUES (?)", (name,))
+
+    def take_requests(self) -> list[str]:
+        """The ids that were asked to stop since the last call."""
+        if not self._db.execute("SELECT 1 FROM requests LIMIT 1").fetchone():
+            return []
+        with self.transaction():
+            names = [row[0] for row in self._db.execute("SELECT name FROM requests ORDER BY seq")]
+            self._db.execute("DELETE FROM requests")
+        return names
+
+
+def _state(row: sqlite3.Row, instead: Mapping[str, Any]) -> State:
+    values = {name: row[name] for name in State.__dataclass_fields__}
+    values |= {name: json.loads(values[name]) for name in ("failures", "changes", "figures")}
+    return State(**{**values, **instead})

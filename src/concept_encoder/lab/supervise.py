@@ -1,0 +1,59 @@
+"""The parent process of one local run: it keeps the log and the exit code when nobody else is left to see them.
+
+    python supervise.py ATTEMPT_FOLDER LOCK_FD
+
+Standard library alone, so that it starts in milliseconds. The lock that it inherits, and passes on to the run, says to
+everyone that the run is alive; the kernel frees it with the last of the two, whatever ended them.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+
+def start_time(pid: int) -> str | None:
+    """When a process started, by its system: with the pid it names a process for ever. None when it is gone."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
+            fields = file.read().rpartition(")")[2].split()
+        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+            return None if fields[0] in "ZX" else f"{file.read().strip()}:{fields[19]}"
+    except FileNotFoundError:
+        if os.path.exists("/proc/self/stat"):
+            return None
+    found = subprocess.run(["ps", "-o", "lstart=", "-p", str(pid)], capture_output=True, text=True)  # macOS
+    return found.stdout.strip() or None
+
+
+def write(folder: str, name: str, content: dict) -> None:
+    """Whole or not at all."""
+    beside = os.path.join(folder, f".{name}.{os.getpid()}")
+    with open(beside, "w", encoding="utf-8") as file:
+        json.dump(content, file)
+    os.replace(beside, os.path.join(folder, name))
+
+
+def main(folder: str, lock: int) -> None:
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # the run gets them too and decides; a handler,
+        signal.signal(number, lambda *_: None)  # as an ignored signal would be ignored by the run as well
+    write(folder, "process.json", {"pid": os.getpid(), "started": start_time(os.getpid())})
+    with open(os.path.join(folder, "job.json"), encoding="utf-8") as file:
+        job = json.load(file)
+    environment = {**os.environ, **job["environment"]}
+    with open(os.path.join(folder, "log.txt"), "ab") as log:
+        try:
+            process = subprocess.Popen(
+                job["command"], stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, pass_fds=(lock,)
+            )
+            code = process.wait()
+        except OSError as error:
+            log.write(f"error: {job['command'][0]}: {error.strerror}\n".encode())
+            code = 2
+    write(folder, "exit.json", {"code": code, "time": time.time()})
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]))

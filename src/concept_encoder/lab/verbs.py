@@ -1,0 +1,122 @@
+"""What a run of each verb is called with, what it leaves, and which metrics it reports."""
+
+import json
+import math
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+PROGRAM = (sys.executable, "-m", "concept_encoder.cli.main")
+SECTIONS = ("model", "data", "objective", "training", "evaluation")
+STREAMED = ("loss", "eval_loss", "tokens_per_second", "grad_norm", "learning_rate")  # of metrics.jsonl
+_PRETRAINING = (
+    "eval_loss", "unigram_loss", "steps", "tokens_seen", "tokens_per_second", "parameters", "flops_per_token",
+    "concepts",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Verb:
+    """A command that a plan may run.
+
+    Attributes:
+        takes_recipe: called with a recipe file; otherwise with the fields `options.…`.
+        positional: the option that is given without its name.
+        result: the file that a finished run leaves in its folder.
+        good_codes: exit codes of a run that did its work.
+    """
+
+    name: str
+    takes_recipe: bool
+    result: str = "result.json"
+    good_codes: tuple[int, ...] = (0,)
+    positional: str = ""
+
+
+VERBS = {
+    verb.name: verb
+    for verb in (
+        Verb("pretrain", takes_recipe=True),
+        Verb("finetune", takes_recipe=True),
+        # 1: the checkpoint's health check failed, which is a finding
+        Verb("analyze", takes_recipe=False, result="analysis.json", good_codes=(0, 1), positional="checkpoint"),
+        Verb("bench", takes_recipe=False, result="bench.json", positional="mode"),
+    )
+}
+
+
+def command_line(
+    verb: Verb, sections: Mapping[str, Any], recipe: Path, folder: Path, gpus: int, program: Sequence[str] = PROGRAM
+) -> list[str]:
+    """The command of a run, as a list: no shell ever reads it. Several GPUs start through torchrun."""
+    if verb.takes_recipe:
+        start = list(program)
+        if gpus > 1 and program == PROGRAM:
+            launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(gpus)]
+            start = [*launcher, *program[1:]]
+        return [*start, verb.name, str(recipe), f"training.output_dir={json.dumps(str(folder))}"]
+    options = dict(sections.get("options") or {})
+    positional = [str(options.pop(verb.positional))] if verb.positional in options else []
+    output = folder / verb.result if verb.name == "bench" else folder
+    words = [f"--output={output}"]
+    for name, value in options.items():
+        flag = f"--{name.replace('_', '-')}"
+        if value is True:
+            words.append(flag)
+        elif value not in (False, None):
+            words.append(f"{flag}={value}")
+    return [*program, verb.name, *words, "--", *positional]
+
+
+def read_result(verb: Verb, folder: Path) -> dict[str, Any] | None:
+    """The final numbers of a run, or None as long as there are none (or only a damaged file)."""
+    try:
+        found = json.loads((folder / verb.result).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def metrics_of(verb: Verb, result: Mapping[str, Any]) -> dict[str, float]:
+    """The numbers of a result by the names in a plan: `eval_loss`, `mnli.accuracy`, `rank.content_rank`."""
+    if verb.name == "bench":  # bert.512.tokens_per_second
+        rows = result.get("rows") or []
+        return {
+            key: value
+            for row in rows
+            for key, value in _numbers(row, f"{row['model']}.{row['length']}.".replace(":", "-"))
+        }
+    if verb.name != "finetune":
+        return dict(_numbers(result, ""))
+    task, controls = result.get("task", "task"), result.get("controls") or {}
+    scores = dict(_numbers(result.get("scores") or {}, f"{task}."))
+    for control, found in controls.items():  # "concepts shuffled" -> mnli.shuffled.accuracy
+        scores |= dict(_numbers(found, f"{task}.{control.split()[-1]}."))
+    for baseline, found in (result.get("baselines") or {}).items():
+        scores |= dict(_numbers(found, f"{task}.baseline.{'-'.join(baseline.split(' (')[0].split())}."))
+    return scores
+
+
+def reports(verb: Verb, sections: Mapping[str, Any], metric: str) -> bool:
+    """Whether a run with these sections reports the metric when it has finished."""
+    if verb.name == "pretrain":
+        return metric in _PRETRAINING
+    if verb.name != "finetune":
+        return "." in metric  # a path into the record
+    from concept_encoder.data.task_table import TASKS
+
+    task, _, name = metric.partition(".")
+    data = sections.get("data") or {}
+    named = TASKS.get(str(data.get("task")))
+    name = name.rpartition(".")[2]
+    return bool(name) and (task == named.name and name in named.metrics if named else data.get("train") is not None)
+
+
+def _numbers(values: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, float]]:
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _numbers(value, f"{prefix}{name}.")
+        elif isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+            yield f"{prefix}{name}", float(value)
