@@ -5,8 +5,6 @@ import operator
 import re
 from dataclasses import dataclass
 
-from concept_encoder.errors import UserError
-
 _COMPARISONS = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
 _GATE = re.compile(
     r"\s*(?P<metric>[A-Za-z_][\w.-]*)\s*(?P<comparison><=|>=|<|>)\s*(?P<bound>[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)"
@@ -36,12 +34,10 @@ class Gate:
         return f"{self.metric} {self.comparison} {self.bound:g}" + (f" after {self.after} steps" if self.after else "")
 
 
-def parse_gate(text: str, field: str) -> Gate:
-    """Read a gate. Raises `UserError` naming the field when it is not `METRIC < NUMBER [after N steps]`."""
+def parse_gate(text: str) -> Gate:
+    """Read a gate. Raises `ValueError` when it is not `METRIC < NUMBER [after N steps]`."""
     match = _GATE.fullmatch(text)
     if match is None:
-        raise UserError(
-            f'{field}: {text!r} is no gate; write it as "metric > number" or "metric > number after N steps"'
-        )
+        raise ValueError(f'{text!r} is no gate; write it as "metric > number" or "metric > number after N steps"')
     after = match["after"]
     return Gate(match["metric"], match["comparison"], float(match["bound"]), None if after is None else int(after))

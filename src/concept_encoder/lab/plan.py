@@ -107,7 +107,10 @@ class Experiment:
             if kind not in GATES:
                 raise ValueError(f"gates.{kind}: no such gate; {nearest(kind, GATES)}")
             for text in [texts] if isinstance(texts, str) else texts:
-                gate = parse_gate(text, f"gates.{kind}")
+                try:
+                    gate = parse_gate(text)
+                except ValueError as error:
+                    raise ValueError(f"gates.{kind}: {error}") from None
                 if gate.after is not None and kind == "go on if":
                     raise ValueError(f"gates.{kind}: {text!r}: only stop if can judge a run as it goes (after N steps)")
                 found.append((kind, gate))

@@ -25,13 +25,11 @@ class Verb:
         takes_recipe: called with a recipe file; otherwise with the fields `options.…`.
         positional: the option that is given without its name.
         result: the file that a finished run leaves in its folder.
-        good_codes: exit codes of a run that did its work.
     """
 
     name: str
     takes_recipe: bool
     result: str = "result.json"
-    good_codes: tuple[int, ...] = (0,)
     positional: str = ""
 
 
@@ -40,8 +38,7 @@ VERBS = {
     for verb in (
         Verb("pretrain", takes_recipe=True),
         Verb("finetune", takes_recipe=True),
-        # 1: the checkpoint's health check failed, which is a finding
-        Verb("analyze", takes_recipe=False, result="analysis.json", good_codes=(0, 1), positional="checkpoint"),
+        Verb("analyze", takes_recipe=False, result="analysis.json", positional="checkpoint"),
         Verb("bench", takes_recipe=False, result="bench.json", positional="mode"),
     )
 }

@@ -1,0 +1,143 @@
+"""A plan file says what is meant, or is refused in one line that names the field."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from concept_encoder.errors import UserError
+from concept_encoder.lab.cost import cost
+from concept_encoder.lab.gates import parse_gate
+from concept_encoder.lab.plan import load_plan
+from concept_encoder.lab.runs import expand
+
+A = {"id": "a"}
+
+
+@pytest.mark.parametrize(
+    ("experiments", "message"),
+    [
+        ([{"id": "a", "needs": ["b"]}, {"id": "b", "needs": ["a"]}], "needs: a circle, "),
+        ([{"id": "a", "needs": ["a"]}], "experiments.a.needs: a circle, a needs a"),
+        ([A, {"id": "b", "needs": ["aa"]}], "experiments.b.needs: no experiment is called 'aa'; did you mean 'a'"),
+        ([A, A], "experiments.a.id: given twice"),
+        ([{"id": "a", "hypotesis": "x"}], "experiments.a.hypotesis: no such field; did you mean 'hypothesis'"),
+        ([{"id": "a/b"}], "experiments.a/b.id: 'a/b' cannot name a folder"),
+        ([{"id": "a", "verb": "pretrian"}], "experiments.a.verb: no run is called 'pretrian'; did you mean 'pretrain'"),
+        ([{"id": "a", "resources": {"gpu": 1}}], "experiments.a.resources.gpu: no such field; did you mean 'gpus'"),
+        ([{"id": "a", "seeds": [0, 0]}], "experiments.a.seeds: [0, 0] is not a list of different numbers"),
+        ([{"id": "a", "recipe": "nothing.yaml"}], "experiments.a.recipe: no file"),
+        ([{"id": "a", "gates": {"go if": "eval_loss < 2"}}], "experiments.a.gates.go if: no such gate; did you mean"),
+        ([{"id": "a", "gates": {"stop if": "__import__('os')"}}], "experiments.a.gates.stop if: \"__import__('os')\""),
+        ([{"id": "a", "gates": {"go on if": "accuracy > 1"}}], "gates.go on if: accuracy: no run of a reports it"),
+        ([{"id": "a", "gates": {"stop if": "los > 9 after 5 steps"}}], "gates.stop if: los: not in metrics.jsonl"),
+        ([{"id": "a", "overrides": {"modl.preset": "x"}}], "experiments.a.overrides.modl.preset: write section.field"),
+        (
+            [{"id": "a", "overrides": {"model.checkpoint": {"run": "b"}}}],
+            "experiments.a.model.checkpoint: no experiment",
+        ),
+        (
+            [A, {"id": "b", "seeds": [1], "overrides": {"model.checkpoint": {"run": "a"}}}],
+            "experiments.b.model.checkpoint: a has no run with seed 1",
+        ),
+        (
+            [
+                {"id": "a", "grid": {"model.preset": ["woven", "bert"]}},
+                {"id": "b", "overrides": {"model.checkpoint": {"run": "a/wovn"}}},
+            ],
+            "experiments.b.model.checkpoint: a has no variant 'wovn'; did you mean 'woven'",
+        ),
+        (
+            [{"id": "a", "expect": {"metric": "mnli.accuracy", "direction": "up", "by": 0.1, "against": 0.5}}],
+            "experiments.a.expect.metric: mnli.accuracy: no run of a reports it",
+        ),
+        (
+            [{"id": "a", "expect": {"metric": "eval_loss", "direction": "left", "by": 1, "against": 2}}],
+            "direction: 'left'",
+        ),
+    ],
+)
+def test_mistakes_are_named_in_one_line(write_plan, experiments, message):
+    with pytest.raises(UserError) as error:
+        expand(load_plan(write_plan(*experiments)))
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_plan_cannot_run_code(write_plan):
+    file = write_plan(A)
+    file.write_text(file.read_text() + "reference: !!python/object/apply:os.system ['touch hacked']\n")
+    with pytest.raises(UserError, match="not valid YAML"):
+        load_plan(file)
+
+
+def test_resources_that_no_host_has(write_plan):
+    plan = load_plan(write_plan({"id": "a", "resources": {"gpus": 8}}))
+    with pytest.raises(UserError, match=r"experiments.a.resources.gpus: 8, but this machine has 2"):
+        cost(plan, expand(plan), slots=1, gpus=2)
+
+
+def test_cost_and_critical_path(write_plan):
+    plan = load_plan(
+        write_plan(
+            {"id": "a", "resources": {"gpus": 2, "hours": 3}, "seeds": [0, 1]},
+            {"id": "b", "needs": ["a"], "resources": {"hours": 4}, "overrides": {"data.x": 1}},
+            {"id": "c", "needs": ["a"], "resources": {"hours": 1}, "overrides": {"data.x": 2}},
+        )
+    )
+    found = cost(plan, expand(plan), slots=2, gpus=4)
+    assert (found.gpu_hours, found.cpu_hours, found.critical_path, found.critical_hours) == (12, 5, ["a", "b"], 7)
+
+
+def test_the_content_is_the_identity(write_plan):
+    def ids(**changes):
+        first = {"id": "a", "overrides": {"training.learning_rate": 1e-3}, **changes}
+        second = {"id": "b", "verb": "finetune", "overrides": {"model.checkpoint": {"run": "a"}, "data.task": "mnli"}}
+        return [run.id for run in expand(load_plan(write_plan(first, second)))]
+
+    before = ids()
+    assert ids(hypothesis="other words", priority=3, resources={"hours": 9}) == before
+    assert ids(overrides={"training.learning_rate": 1e-3, "training.num_workers": 4}) == before
+    edited = ids(overrides={"training.learning_rate": 2e-3})
+    assert edited[0] != before[0]
+    assert edited[1] != before[1], "what reads the run is touched too"
+
+
+def test_rows_grids_seeds_and_references(write_plan):
+    plan = load_plan(
+        write_plan(
+            {
+                "id": "a",
+                "rows": {"small": {"model.hidden_size": 64}, "wide": {"model.hidden_size": 128}},
+                "seeds": [0, 1],
+            },
+            {
+                "id": "b",
+                "verb": "finetune",
+                "grid": {"model.checkpoint": [{"run": "a/small"}, {"run": "a/wide"}], "data.task": ["mnli", "rte"]},
+                "seeds": [0, 1],
+            },
+        )
+    )
+    runs = {run.name: run for run in expand(plan)}
+    assert len(runs) == 4 + 8
+    run = runs["b.a-wide.rte.s1"]
+    assert run.inputs == {"model.checkpoint": runs["a.wide.s1"].id}
+    assert run.variant == "a-wide"
+    assert run.sections["training"]["seed"] == 1
+    assert run.resolved({run.inputs["model.checkpoint"]: "there"}, {})["model"]["checkpoint"] == "there"
+
+
+@given(st.text(max_size=30))
+def test_gates_are_parsed_or_refused(text):
+    try:
+        gate = parse_gate(text)
+    except ValueError:
+        return
+    assert parse_gate(str(gate)).metric == gate.metric
+
+
+def test_gates_compare():
+    assert parse_gate("mnli.accuracy > 0.60").holds(0.61)
+    assert not parse_gate("mnli.accuracy > 0.60").holds(0.60)
+    assert not parse_gate("loss < 1e3").holds(float("nan"))
+    assert parse_gate("loss >= -.5 after 100 steps").after == 100
