@@ -115,6 +115,8 @@ def test_a_tag_unseen_in_training_is_named_with_its_word(jsonl):
     train, held_out = jsonl("train.jsonl", ROWS), jsonl("held-out.jsonl", [{"words": ["Bonn"], "tags": ["B-TOWN"]}])
     with pytest.raises(UserError) as caught:
         load_task(TaskConfig(**options(train, validation=held_out)))
+    named = load_task(TaskConfig(**options(train, validation=held_out, label_names=[*NAMES, "B-TOWN"])))
+    assert named.validation.labels == [[4]]
     expected = "held-out.jsonl:1: the tag of word 1 'Bonn', 'B-TOWN' is not among those of training: B-LOC, B-PER"
     assert expected in str(caught.value)
 
@@ -123,7 +125,7 @@ def test_other_files_that_cannot_be_tagged(jsonl, tmp_path):
     (tmp_path / "train.csv").write_text("words,tags\na b,X Y\n")
     (tmp_path / "empty.conllu").write_text("# nothing\n\n")
     for path, column, message in (
-        (str(tmp_path / "train.csv"), "tags", "use JSONL, parquet or CoNLL-U"),
+        (str(tmp_path / "train.csv"), "tags", "name another column, of JSONL, parquet or CoNLL-U"),
         (str(tmp_path / "empty.conllu"), "tags", "no column 'words'|holds no rows"),
         (jsonl("train.jsonl", ROWS), "ner", "no column 'ner'; columns: words, tags"),
         (jsonl("one.jsonl", [{"words": ["a", "b"], "tags": ["X", "X"]}]), "tags", "every training row has the label X"),

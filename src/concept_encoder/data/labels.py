@@ -2,6 +2,7 @@
 
 import math
 import re
+import textwrap
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -32,6 +33,7 @@ class ClassNumbers:
     """
 
     def __init__(self, training: Iterable[ClassValue], names: Sequence[str] | None):
+        self._known_from = "data.label_names" if names else "those of training"
         known = list(names or sorted(set(training), key=lambda value: (isinstance(value, str), value)))
         self.names = list(map(str, known))
         self._numbers: dict[ClassValue, int] = {value: i for i, value in enumerate(known)}
@@ -39,7 +41,9 @@ class ClassNumbers:
             self._numbers |= {i: i for i in range(len(names))}
 
     def __call__(self, value: ClassValue, where: str) -> int:
-        """The number of a class. Raises `UserError` with `where` for one that training lacks."""
+        """The number of a class. Raises `UserError` with `where` for one that training, or the given names, lack."""
         if value not in self._numbers:
-            raise UserError(f"{where} {value!r} is not among those of training: {', '.join(self.names[:20])}")
+            names = textwrap.shorten(", ".join(self.names), 200, placeholder=" …")
+            problem = f"{value!r} is not among {self._known_from}: {names}"
+            raise UserError(f"{where} {problem}; to have more classes, list them all in data.label_names")
         return self._numbers[value]

@@ -49,13 +49,13 @@ def tagged_record(row: Row, words_column: str, tags_column: str) -> TaggedRecord
     words, tags = values[words_column], values[tags_column]
     for column, items in ((words_column, words), (tags_column, tags)):
         if not isinstance(items, list):
-            problem = f"column {column!r} holds {_short(items)}, expected a list with an item for every word"
-            raise UserError(f"{where}: {problem}; use JSONL, parquet or CoNLL-U")
+            problem = f"column {column!r} holds {short(items)}, expected a list with an item for every word"
+            raise UserError(f"{where}: {problem}; name another column, of JSONL, parquet or CoNLL-U (tokens, upos, …)")
     if not words:
         raise UserError(f"{where}: column {words_column!r} holds no words; leave the row out")
     for number, word in enumerate(words, 1):
         if not isinstance(word, str) or not word.strip():
-            raise UserError(f"{where}: word {number} of column {words_column!r} is {_short(word)}, expected text")
+            raise UserError(f"{where}: word {number} of column {words_column!r} is {short(word)}, expected text")
     if len(words) != len(tags):
         sizes = f"{len(words)} words in {words_column!r} but {len(tags)} tags in {tags_column!r}"
         raise UserError(f"{where}: {sizes}; give exactly one tag a word")
@@ -136,6 +136,7 @@ def _values(record: TaggedRecord, column: str) -> list[int | str]:
     return values
 
 
-def _short(value: Any) -> str:
+def short(value: Any) -> str:
+    """A value as it is quoted in a message."""
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."

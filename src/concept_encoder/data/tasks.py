@@ -195,7 +195,8 @@ def _records(task: Task, rows: Iterable[Row]) -> list[_Record] | list[TaggedReco
         texts = [values[column] for column in (task.text, task.text_pair) if column is not None]
         for column, text in zip((task.text, task.text_pair), texts):
             if not isinstance(text, str):
-                raise UserError(f"{where}: column {column!r} holds {text!r}, expected text")
+                remedy = "; words with tags need data.kind=token_classification" if isinstance(text, list) else ""
+                raise UserError(f"{where}: column {column!r} holds {tagging.short(text)}, expected text{remedy}")
         records.append(_Record(where, texts[0], texts[1] if task.text_pair else None, values[task.label]))
     return records
 
