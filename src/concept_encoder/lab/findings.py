@@ -1,0 +1,145 @@
+"""What a plan has found: each experiment's claim beside what its seeds say, its cost, and what its gates advise."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from statistics import fmean
+from typing import Any
+
+from concept_encoder.lab.failures import mask
+from concept_encoder.lab.plan import Expected, Experiment, Plan
+from concept_encoder.lab.results import Metrics, Observed, judge_gates, observe, values
+from concept_encoder.lab.runs import Run
+from concept_encoder.lab.statistics import MIN_SEEDS, Verdict, effects_of, interval, judge
+from concept_encoder.lab.store import State
+
+
+@dataclass(frozen=True)
+class Row:
+    """A variant: its metric over seeds, and the effect against what it is compared with."""
+
+    variant: str
+    mean: float | None
+    interval: tuple[float, float] | None
+    verdict: Verdict
+    seeds: int
+
+
+@dataclass(frozen=True)
+class Finding:
+    """An experiment as the report shows it; `verdict` is `open` while runs are left."""
+
+    experiment: Experiment
+    expected: str
+    rows: list[Row]
+    verdict: str
+    would_decide: str
+    gates: list[str]
+    advice: str
+    hours: float
+    gpu_hours: float
+    states: Mapping[str, int]
+    troubles: list[str] = field(default_factory=list)
+
+
+def find(plan: Plan, runs: Sequence[Run], states: Mapping[str, State], metrics: Mapping[str, Metrics]) -> list[Finding]:
+    """The findings of all experiments, in the order of the plan's file.
+
+    Args:
+        states, metrics: by run; metrics of finished runs only.
+    """
+    by_experiment: dict[str, list[Run]] = {}
+    for run in runs:
+        by_experiment.setdefault(run.experiment.id, []).append(run)
+    observed = {name: observe(own, lambda run: metrics.get(run.id)) for name, own in by_experiment.items()}
+    return [_finding(each, by_experiment[each.id], states, observed) for each in plan.experiments]
+
+
+def _finding(
+    experiment: Experiment, runs: Sequence[Run], states: Mapping[str, State], observed: Mapping[str, Observed]
+) -> Finding:
+    own = [states[run.id] for run in runs]
+    counts = Counter(state.state for state in own)
+    ended = all(state.final for state in own)
+    rows = _rows(experiment.expect, experiment.id, observed) if experiment.expect else []
+    verdict, would_decide = _verdict(rows, ended) if experiment.expect else ("no claim", "")
+    gates = judge_gates(experiment, observed[experiment.id]) if ended else []
+    closed = [gate for gate in gates if not gate.opens]
+    hours = sum(state.seconds for state in own) / 3600
+    return Finding(
+        experiment=experiment,
+        expected=_expected(experiment.expect),
+        rows=rows,
+        verdict=verdict,
+        would_decide=would_decide,
+        gates=[f"{'open' if gate.opens else 'closed'}: {gate.why}" for gate in gates],
+        advice="" if not gates else "do not go on from here" if closed else "go on",
+        hours=hours,
+        gpu_hours=sum(state.seconds * state.gpus for state in own) / 3600,
+        states=counts,
+        troubles=[mask(f"{s.name}: {s.state}, {s.reason}") for s in own if s.state in ("failed", "stopped", "skipped")],
+    )
+
+
+def _rows(expected: Expected, own: str, observed: Mapping[str, Observed]) -> list[Row]:
+    against, baseline = expected.against, None
+    if isinstance(against, str):
+        name, _, wanted = against.partition("/")
+        baseline = (observed[name], wanted)
+    variants = {
+        variant: values(seeds, expected.metrics)
+        for variant, seeds in sorted(observed[own].items())
+        if against != f"{own}/{variant}"
+    }
+    variants = {variant: found for variant, found in variants.items() if found}
+    rows = []
+    for variant, found in variants.items():
+        other: Any = against if baseline is None else _counterpart(*baseline, variant, expected.metrics)
+        effects = effects_of(found, other, expected.direction, expected.relative)
+        verdict = judge(effects, expected.by, len(variants))
+        rows.append(Row(variant, fmean(found.values()), interval(list(found.values())), verdict, len(found)))
+    return rows
+
+
+def _counterpart(observed: Observed, wanted: str, variant: str, metrics: Sequence[str]) -> dict[int, float]:
+    """What a variant is compared with: the one that is asked for, else that of the same name, else the only one."""
+    reporting = {name: values(seeds, metrics) for name, seeds in observed.items()}
+    reporting = {name: found for name, found in reporting.items() if found}
+    only = next(iter(reporting)) if len(reporting) == 1 else None
+    name = wanted or (variant if variant in reporting else only)
+    return reporting.get(name, {}) if name is not None else {}
+
+
+def _verdict(rows: Sequence[Row], ended: bool) -> tuple[str, str]:
+    """One word for an experiment: supported if one variant is, refuted if all are."""
+    words = [row.verdict.word for row in rows]
+    if "supported" in words:
+        which = next(row.variant for row in rows if row.verdict.word == "supported")
+        return "supported" + (f" (by {which})" if len(rows) > 1 else ""), ""
+    if words and all(word == "refuted" for word in words) and ended:
+        return "refuted", ""
+    if not rows:
+        return ("undecided" if ended else "open"), "no result reports the metric yet"
+    return ("undecided" if ended else "open"), "; ".join(filter(None, map(_needed, rows)))
+
+
+def _needed(row: Row) -> str:
+    named = f"{row.variant}: " if row.variant else ""
+    verdict = row.verdict
+    if verdict.word != "undecided":
+        return ""
+    if verdict.seeds == 0:
+        return f"{named}nothing to compare with yet"
+    if verdict.seeds == 1:
+        return f"{named}one seed has no spread; {MIN_SEEDS} are the least that decide"
+    if verdict.would_decide is None:
+        return f"{named}the mean is too near the claim for any affordable number of seeds"
+    return f"{named}{verdict.would_decide} seeds would decide, were mean and spread to stay"
+
+
+def _expected(expected: Expected | None) -> str:
+    if expected is None:
+        return ""
+    metric = expected.metrics[0] if len(expected.metrics) == 1 else f"mean of {', '.join(expected.metrics)}"
+    amount = f"by a factor of {expected.by:g}" if expected.relative else f"by {expected.by:g}"
+    return f"{metric} {expected.direction} {amount} or more against {expected.against}"

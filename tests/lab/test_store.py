@@ -1,0 +1,87 @@
+"""The store keeps what it was told, for one scheduler at a time, and refuses what it cannot read."""
+
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+
+import pytest
+
+from concept_encoder.errors import UserError
+from concept_encoder.lab.store import State, Store
+
+
+def test_states_survive_and_changes_are_recorded(tmp_path):
+    store = Store(tmp_path)
+    store.set_plan([State("x", "a.s0", "a"), State("y", "b.s0", "b")])
+    (first, _) = store.states()
+    store.move(first, "running", attempt=1)
+    store.move(first, "failed", "it crashed", failures={"crash": 2})
+    again = Store(tmp_path).states()[0]
+    assert (again.state, again.reason, again.failures, again.attempt) == ("failed", "it crashed", {"crash": 2}, 1)
+    assert [event[2:] for event in store.events("x")] == [("running", ""), ("failed", "it crashed")]
+    store.set_plan([State("y", "b.s0", "b"), State("x", "a.s0", "a")])
+    assert [state.state for state in store.states()] == ["waiting", "failed"]
+
+
+def test_a_final_state_is_final(tmp_path):
+    store = Store(tmp_path)
+    store.set_plan([State("x", "a.s0", "a")])
+    mine, theirs = store.states()[0], Store(tmp_path).states()[0]
+    store.move(mine, "running")
+    store.move(mine, "done")
+    with pytest.raises(AssertionError):
+        store.move(mine, "running")
+    with pytest.raises(AssertionError, match="no longer waiting"):
+        Store(tmp_path).move(theirs, "running")
+
+
+def test_the_lock_names_its_holder_and_dies_with_it(tmp_path):
+    code = (
+        "import sys, time\nfrom concept_encoder.lab.store import Store\n"
+        f"with Store({str(tmp_path)!r}).lock():\n    print('held', flush=True)\n    time.sleep(60)"
+    )
+    other = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert other.stdout.readline() == "held\n"
+    store = Store(tmp_path)
+    with pytest.raises(UserError, match=f"in use by process {other.pid} on "), store.lock():
+        pass
+    assert str(other.pid) in store.holder()
+    os.kill(other.pid, signal.SIGKILL)
+    other.wait()
+    other.stdout.close()
+    with store.lock():
+        pass
+    assert store.holder() == ""
+
+
+def test_a_newer_store_and_a_damaged_one_are_refused(tmp_path):
+    Store(tmp_path).close()
+    with sqlite3.connect(tmp_path / "plan.db") as database:
+        database.execute("UPDATE meta SET value = '99'")
+    with pytest.raises(UserError, match="the store has format 99, this version reads up to 1; update concept-encoder"):
+        Store(tmp_path)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "plan.db").write_text("this is no database, just text that is long enough to be read" * 30)
+    with pytest.raises(UserError, match="cannot be read as a store"):
+        Store(tmp_path / "other")
+    with pytest.raises(UserError, match="no store of a plan"):
+        Store(tmp_path / "nowhere", create=False)
+
+
+def test_requests_are_taken_once(tmp_path):
+    store = Store(tmp_path)
+    Store(tmp_path).request_stop("x")
+    assert store.take_requests() == ["x"]
+    assert store.take_requests() == []
+
+
+def test_a_thousand_runs_are_read_at_once(tmp_path):
+    """No time is asserted here; docs/plans.md has the figure."""
+    store = Store(tmp_path)
+    store.set_plan([State(str(i), f"a.s{i}", "a") for i in range(1000)])
+    started = time.time()
+    assert len(store.states()) == 1000
+    print(f"{time.time() - started:.3f} s")
