@@ -40,6 +40,7 @@ def all_families() -> dict[str, tuple[str, dict[str, tuple[str, tuple[str, ...]]
     from concept_encoder.model.sources import SOURCES
     from concept_encoder.objectives.concept_losses import CONCEPT_LOSSES
     from concept_encoder.objectives.masking import MASKINGS
+    from concept_encoder.objectives.masking_replacement import REPLACEMENTS
     from concept_encoder.objectives.weighting import WEIGHTINGS
 
     registries = {
@@ -49,6 +50,7 @@ def all_families() -> dict[str, tuple[str, dict[str, tuple[str, tuple[str, ...]]
         "positions": ("model.token_position, model.concept_position", POSITIONS),
         "heads": ("model.classifier_head", CLASSIFIER_HEADS),
         "maskings": ("objective.masking", MASKINGS),
+        "replacements": ("objective.replacement", REPLACEMENTS),
         "concept-losses": ("objective.concept_loss", CONCEPT_LOSSES),
         "weightings": ("objective.loss_weighting", WEIGHTINGS),
     }

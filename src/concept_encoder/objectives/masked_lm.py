@@ -1,25 +1,27 @@
 """Masked language modelling: the recipe's `objective` section, and the collator that hides tokens.
 
 Labels travel as `[B, K]` with their indices, K fixed by the masking budget: the graph is static, and the largest
-product of the model is
-computed for hidden tokens only.
+product of the model is computed for asked tokens only.
 """
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from concept_encoder.errors import UserError
+from concept_encoder.model import ConceptEncoderConfig
 from concept_encoder.model.losses import IGNORE
 from concept_encoder.objectives.concept_losses import CONCEPT_LOSSES
-from concept_encoder.objectives.masking import MASKINGS, PLACE, replace_tokens
+from concept_encoder.objectives.masking import MASKINGS, PLACE
+from concept_encoder.objectives.masking_replacement import REPLACEMENTS, asked_tokens
+from concept_encoder.objectives.masking_units import MaskableText
 from concept_encoder.objectives.weighting import WEIGHTINGS
-
-REPLACEMENTS = {"80-10-10": (0.1, 0.1), "mask": (0.0, 0.0)}
 
 
 @dataclass(frozen=True)
@@ -29,8 +31,12 @@ class ObjectiveConfig:
     Attributes:
         masking: which tokens are hidden, see `objectives/masking.py`.
         mask_rate: share of the maskable tokens of a row that are hidden, exactly.
-        replacement: `80-10-10` (BERT: [MASK], random, kept) or `mask` (always [MASK]; arXiv:2202.08005 finds it no
-            worse).
+        mask_rate_end: the share at the end of training, when it changes; `mask_rate` is where it starts.
+        mask_rate_schedule: how it changes over the examples of the run.
+        ngrams: with `pmi`, the file that `concept-encoder data pmi` has written.
+        replacement: what the encoder sees of hidden tokens, see `objectives/masking_replacement.py`.
+        eval_masking, eval_mask_rate: how held-out rows are masked, so that runs with different maskings can be
+            compared; None is as in training (at its end).
         concept_loss: a loss on the concepts beside the masked-LM loss, see `objectives/concept_losses.py`; None for
             none.
         loss_weighting: how the two add up, see `objectives/weighting.py`.
@@ -44,7 +50,12 @@ class ObjectiveConfig:
 
     masking: str = "token"
     mask_rate: float = 0.15
-    replacement: Literal["80-10-10", "mask"] = "80-10-10"
+    mask_rate_end: float | None = None
+    mask_rate_schedule: Literal["linear", "cosine"] = "linear"
+    ngrams: Path | None = None
+    replacement: str = "80-10-10"
+    eval_masking: str | None = None
+    eval_mask_rate: float | None = None
     concept_loss: str | None = None
     loss_weighting: str = "fixed"
     concept_loss_weight: float = 0.1
@@ -53,9 +64,7 @@ class ObjectiveConfig:
     on_low_task_share: Literal["warn", "stop"] = "warn"
 
     def __post_init__(self) -> None:
-        MASKINGS.member("masking", self.masking)
-        if not 0 < self.mask_rate < 1:
-            raise ValueError(f"mask_rate: {self.mask_rate} is not between 0 and 1; BERT uses 0.15")
+        self._check_masking()
         weighting = WEIGHTINGS.member("loss_weighting", self.loss_weighting)
         if self.concept_loss is not None:
             loss = CONCEPT_LOSSES.member("concept_loss", self.concept_loss)
@@ -71,6 +80,59 @@ class ObjectiveConfig:
         if not 0 <= self.task_share_floor < 1:
             raise ValueError(f"task_share_floor: {self.task_share_floor} is not a share below 1; 0 turns the guard off")
 
+    def _check_masking(self) -> None:
+        maskings = [MASKINGS.member("masking", self.masking)]
+        if self.eval_masking is not None:
+            maskings.append(MASKINGS.member("eval_masking", self.eval_masking))
+        REPLACEMENTS.member("replacement", self.replacement)
+        for name in ("mask_rate", "mask_rate_end", "eval_mask_rate"):
+            rate = getattr(self, name)
+            if rate is not None and not 0 < rate < 1:
+                raise ValueError(f"{name}: {rate} is not between 0 and 1; BERT uses 0.15")
+        reader = next((masking.name for masking in maskings if "ngrams" in masking.options), None)
+        if reader and self.ngrams is None:
+            raise ValueError(f"ngrams: {reader!r} needs a file of n-grams; concept-encoder data pmi RECIPE makes it")
+        if reader and not self.ngrams.is_file():
+            raise ValueError(f"ngrams: there is no file {self.ngrams}; concept-encoder data pmi RECIPE makes it")
+        if self.ngrams is not None and not reader:
+            raise ValueError(f"ngrams: {self.masking!r} masking reads no n-grams; leave it out, or use 'pmi'")
+
+    @property
+    def asked_share(self) -> float:
+        """The largest share of tokens that has labels: it sets K."""
+        if REPLACEMENTS[self.replacement].asks_all:
+            return 1.0
+        return max(self.mask_rate, self.mask_rate_end or 0.0)
+
+    def rate_at(self, progress: float) -> float:
+        """The share that is hidden when this share of the run's examples has been read."""
+        if self.mask_rate_end is None:
+            return self.mask_rate
+        done = progress if self.mask_rate_schedule == "linear" else (1 - math.cos(math.pi * progress)) / 2
+        return self.mask_rate + done * (self.mask_rate_end - self.mask_rate)
+
+    def for_evaluation(self) -> "ObjectiveConfig":
+        """How held-out rows are masked."""
+        masking = self.eval_masking or self.masking
+        rate = self.eval_mask_rate or self.mask_rate_end or self.mask_rate
+        ngrams = self.ngrams if "ngrams" in MASKINGS[masking].options else None
+        return replace(
+            self,
+            masking=masking,
+            mask_rate=rate,
+            ngrams=ngrams,
+            mask_rate_end=None,
+            eval_masking=None,
+            eval_mask_rate=None,
+        )
+
+    def check_model(self, config: ConceptEncoderConfig) -> None:
+        """Refuse a model that cannot do this. Raises `UserError`."""
+        try:
+            REPLACEMENTS[self.replacement].check(config)
+        except ValueError as error:
+            raise UserError(f"objective.{error}") from None
+
 
 class MaskedLMCollator:
     """Hides tokens of each row and pads the batch.
@@ -79,44 +141,82 @@ class MaskedLMCollator:
         tokenizer: gives the special tokens and pads.
         config: the objective.
         seed: with the row's place in the stream it decides the mask, whatever process or worker draws it.
+        num_examples: of the whole run; needed where the rate changes.
 
     Returns from a call:
         `input_ids` `[B, N]`, `labels` and `label_index` `[B, K]` (labels -100 where a row has fewer than K), and
         `attention_mask` `[B, N]` only when some row is padded.
+
+    Raises:
+        UserError: the masking cannot be had with this tokenizer.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, config: ObjectiveConfig, seed: int):
-        self.tokenizer, self.config, self.seed = tokenizer, config, seed
-        self.masking = MASKINGS[config.masking]()
-        self.special = np.asarray(sorted(tokenizer.all_special_ids))
-        self.vocabulary = np.setdiff1d(np.arange(len(tokenizer)), self.special)
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, config: ObjectiveConfig, seed: int, num_examples: int | None = None
+    ):
+        assert config.mask_rate_end is None or num_examples, "a rate that changes needs the length of the run"
+        self.tokenizer, self.config, self.seed, self.num_examples = tokenizer, config, seed, num_examples
+        try:
+            self.masking = MASKINGS[config.masking](tokenizer, config)
+        except ValueError as error:
+            raise UserError(f"objective.{error}") from None
+        self.replacement = REPLACEMENTS[config.replacement](tokenizer)
+        self.special_V = np.isin(np.arange(len(tokenizer)), tokenizer.all_special_ids)
+        self.random = _RowRandom(seed)
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        lengths = [len(row["input_ids"]) for row in rows]
-        length = max(lengths)
-        input_ids_BN = np.full((len(rows), length), self.tokenizer.pad_token_id, dtype=np.int64)
-        most = max(round(self.config.mask_rate * length), 1)
-        labels_BK = np.full((len(rows), most), IGNORE, dtype=np.int64)
-        index_BK = np.zeros((len(rows), most), dtype=np.int64)
-        for i, row in enumerate(rows):
-            hidden_N, index = self._hide(np.asarray(row["input_ids"], dtype=np.int64), row[PLACE])
-            input_ids_BN[i, : lengths[i]] = hidden_N
-            labels_BK[i, : len(index)] = np.asarray(row["input_ids"])[index]
-            index_BK[i, : len(index)] = index
-        batch = {"input_ids": input_ids_BN, "labels": labels_BK, "label_index": index_BK}
-        if min(lengths) < length:
-            batch["attention_mask"] = (np.arange(length) < np.asarray(lengths)[:, None]).astype(np.int64)
+        length_B = np.array([len(row["input_ids"]) for row in rows])
+        length = int(length_B.max())
+        present_BN = np.arange(length) < length_B[:, None]
+        ids_BN = np.full(present_BN.shape, self.tokenizer.pad_token_id, dtype=np.int64)
+        ids_BN[present_BN] = np.concatenate([row["input_ids"] for row in rows])
+        maskable_BN = present_BN & ~self.special_V[ids_BN]
+        hidden_BN, draws_2H = self._hide(ids_BN, maskable_BN, [row[PLACE] for row in rows])
+        read_BN, left_BN = self.replacement.encoder_input(ids_BN, present_BN, hidden_BN, draws_2H)
+        asked_BN = maskable_BN if self.replacement.asks_all else hidden_BN
+        labels_BK, index_BK = asked_tokens(ids_BN, asked_BN, max(round(self.config.asked_share * length), 1))
+        batch = {"input_ids": read_BN, "labels": labels_BK, "label_index": index_BK}
+        if not left_BN.all():
+            batch["attention_mask"] = left_BN.astype(np.int64)
         return {name: torch.from_numpy(values) for name, values in batch.items()}
 
-    def _hide(self, ids_N: np.ndarray, place: int) -> tuple[np.ndarray, np.ndarray]:
-        rng = np.random.default_rng((self.seed, place))
-        maskable_N = ~np.isin(ids_N, self.special)
-        budget = max(round(self.config.mask_rate * int(maskable_N.sum())), 1)
-        index_K = self.masking.choose(maskable_N, budget, rng)
-        hidden_N = ids_N.copy()
-        policy = REPLACEMENTS[self.config.replacement]
-        hidden_N[index_K] = replace_tokens(ids_N[index_K], policy, self.tokenizer.mask_token_id, self.vocabulary, rng)
-        return hidden_N, index_K
+    def _hide(self, ids_BN: np.ndarray, maskable_BN: np.ndarray, places: list[int]) -> tuple[np.ndarray, np.ndarray]:
+        """The hidden tokens `[B, N]`, and two random numbers for each of them `[2, H]`."""
+        count_B = maskable_BN.sum(1)
+        rate_B = np.array([self.config.rate_at(place / (self.num_examples or 1)) for place in places])
+        budget_B = np.maximum(np.round(rate_B * count_B), 1).astype(np.int64)
+        # A row draws for its own tokens only, in one call: what it is padded to changes nothing.
+        channels = self.masking.channels + 2
+        draws_CM = np.empty((channels, int(count_B.sum())))
+        for place, count, end in zip(places, count_B.tolist(), np.cumsum(count_B).tolist()):
+            draws_CM[:, end - count : end] = self.random.draw(place, channels * count).reshape(channels, count)
+        maskable = np.flatnonzero(maskable_BN)
+        before_BN = np.zeros_like(maskable_BN)
+        before_BN[:, 1:] = maskable_BN[:, :-1]
+        text = MaskableText(
+            ids_BN.flat[maskable], maskable // ids_BN.shape[1], ~before_BN.flat[maskable], draws_CM[:-2]
+        )
+        hidden_M = self.masking.choose(text, budget_B)
+        hidden_BN = np.zeros_like(maskable_BN)
+        hidden_BN.flat[maskable] = hidden_M
+        return hidden_BN, draws_CM[-2:, hidden_M]
+
+
+class _RowRandom:
+    """Random numbers that follow from the seed and a row's place alone.
+
+    Philox is a function of a key and a counter (Salmon et al. 2011), so a row costs no more than setting its key.
+    """
+
+    def __init__(self, seed: int):
+        self.seed, self.bits = seed, np.random.Philox(key=0)
+        self.generator, self.state = np.random.Generator(self.bits), self.bits.state
+
+    def draw(self, place: int, count: int) -> np.ndarray:
+        """`count` numbers, uniform in [0, 1)."""
+        self.state["state"]["key"][:] = self.seed, place
+        self.bits.state = self.state
+        return self.generator.random(count)
 
 
 def unigram_loss(counts_V: np.ndarray, rows: Sequence[dict[str, Any]], collator: MaskedLMCollator) -> float:
