@@ -122,6 +122,8 @@ def test_a_new_member_is_refused_for_what_its_class_says(monkeypatch):
     for registry, base, name in ((MOVES, Pool, "shrink"), (DECODERS, UpsampleDecoder, "grow")):
         monkeypatch.setitem(registry._members, name, type(name, (base,), {"name": name}))
     assert small(layer_types="shrink read", num_concepts=4, decoder="query_position").layer_types[0] == "shrink"
+    pooled = small(layer_types="mix shrink*2 think", concept_source="pooled", decoder="grow")
+    assert pooled.concepts_at(48) == 13
     for fields, message in (
         ({"decoder": "grow"}, "decoder: 'grow' needs concepts that own positions, not 'learned'"),
         (

@@ -33,7 +33,7 @@ class ConceptEmbedding(InputModule):
         super().__init__()
         if pooling not in self.poolings:
             raise UserError(f"pooling: {pooling!r} is not one of {', '.join(self.poolings)}")
-        if CLASSIFIER_HEADS[pooling].needs_concepts and model.config.concept_source == "none":
+        if CLASSIFIER_HEADS[pooling].needs_concepts and not model.config.has_concepts:
             raise UserError(f"pooling: {pooling!r} needs concepts, the model has none; use 'via_decoder'")
         if max_seq_length > model.config.max_position_embeddings:
             longest = model.config.max_position_embeddings

@@ -116,6 +116,10 @@ class ConceptEncoderConfig(PreTrainedConfig):
         return len(self.layer_types)
 
     @property
+    def has_concepts(self) -> bool:
+        return SOURCES[self.concept_source].has_concepts
+
+    @property
     def concepts_own_positions(self) -> bool:
         return SOURCES[self.concept_source].owns_positions
 

@@ -100,7 +100,7 @@ class ConceptEncoderForSequenceClassification(ConceptEncoderPreTrainedModel):
     def __init__(self, config: ConceptEncoderConfig):
         super().__init__(config)
         head = CLASSIFIER_HEADS.member("classifier_head", config.classifier_head)
-        if head.needs_concepts and config.concept_source == "none":
+        if head.needs_concepts and not config.has_concepts:
             raise ValueError(
                 f"classifier_head: {head.name!r} pools concepts, but concept_source is 'none'; use 'via_decoder'"
             )

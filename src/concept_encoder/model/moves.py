@@ -35,7 +35,7 @@ class Move(nn.Module):
     updates: ClassVar[frozenset[str]]
     options: ClassVar[tuple[str, ...]] = ()  # fields of the configuration that only this move reads
     pointwise = False  # a token's update depends on no other token, so a decoder may ask at chosen positions only
-    shortens = False  # leaves fewer tokens than it was given
+    shortens = False  # leaves half as many tokens, as `pool` does
     partial = False  # an attention among tokens that is not from every token to every token
     projects_tokens = False  # a `Read`: its keys and values of the tokens may come from `project_together`
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from concept_encoder.model.moves import MOVES
 from concept_encoder.model.positions import states_position
 from concept_encoder.model.registry import Registry
 from concept_encoder.model.streams import Streams
@@ -148,25 +149,29 @@ class PooledSource(Source):
 
     @classmethod
     def num_concepts(cls, config: "ConceptEncoderConfig", length: int) -> int:
-        for _ in range(config.layer_types.count("pool")):
+        for _ in range(_halvings(config)):
             length = 1 + length // 2
         return length
 
     @classmethod
     def owner(cls, config: "ConceptEncoderConfig", index_BK: Tensor) -> tuple[Tensor, Tensor]:
-        chunk = 2 ** config.layer_types.count("pool")
+        chunk = 2 ** _halvings(config)
         before_BK = (index_BK - 1).clamp(min=0)  # the first token is a chunk of its own
         first_BK = index_BK == 0
         return (1 + before_BK // chunk).masked_fill(first_BK, 0), (1 + before_BK % chunk).masked_fill(first_BK, 0)
 
     @classmethod
     def num_places(cls, config: "ConceptEncoderConfig") -> int:
-        return 1 + 2 ** config.layer_types.count("pool")
+        return 1 + 2 ** _halvings(config)
 
     def forward(self, s: Streams) -> Streams:
         added = self.position.states(s.x_pos_BN)
         z_BCD = s.x_BND if added is None else s.x_BND + added
         return s.replace(z_BCD=z_BCD, z_pos_BC=s.x_pos_BN, z_mask_BC=s.x_mask_BN)
+
+
+def _halvings(config: "ConceptEncoderConfig") -> int:
+    return sum(MOVES[name].shortens for name in config.layer_types)
 
 
 def _chunks(states_N: Tensor, size: int) -> Tensor:

@@ -55,7 +55,7 @@ def concept_controls(
     A head that keeps its score here does not use the concepts. Empty for a model without concepts; a single text has
     nothing to exchange.
     """
-    if model.config.concept_source == "none":
+    if not model.config.has_concepts:
         return {}
     count = model.config.concepts_at(model.config.max_position_embeddings)
     everyone = torch.ones(count, dtype=torch.bool, device=model.device)
