@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from concept_encoder.analysis import figures
-from concept_encoder.analysis.report import Number, Report, cell, write_whole
-from concept_encoder.errors import UserError
+from concept_encoder.analysis.report import Number, Report, cell
 
 NASTY = '<script>alert("x")</script> & $5 é 中文'
 EYE = np.eye(4).tolist()
@@ -122,10 +121,3 @@ def test_writing_leaves_one_file_and_the_same_bytes(tmp_path):
     example().write(tmp_path / "new" / "report.html")
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["report.html"]
     assert (tmp_path / "new" / "report.html").read_bytes() == first
-
-
-def test_a_place_that_cannot_be_written_is_named(tmp_path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match=r"report\.html: cannot be written") as caught:
-        write_whole(tmp_path / "file" / "report.html", "x")
-    assert "\n" not in str(caught.value)

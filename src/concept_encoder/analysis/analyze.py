@@ -5,7 +5,6 @@ write_analysis(analysis, "runs/mine/analysis")      # analysis.json, figures/*.s
 (present.py)
 """
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from concept_encoder.analysis.subject import Kind, Subject, load_subject
 from concept_encoder.data.conllu import TaggedSentence
 from concept_encoder.errors import UserError
 from concept_encoder.model.loading import list_checkpoints
+from concept_encoder.records import read_metrics
 
 FORMAT = 1  # of analysis.json
 EXAMPLE_CONCEPTS = 8
@@ -132,20 +132,13 @@ def training_point(found: dict) -> dict:
 
 
 def loss_history(run: str | Path) -> dict[str, list[list[float]]]:
-    """Training and held-out loss by step, from a run's metrics.jsonl; a line cut short by a kill is
-    skipped.
-    """
-    file = Path(run) / "metrics.jsonl"
-    found: dict[str, dict[int, float]] = {"training": {}, "held out": {}}
-    for line in file.read_text(encoding="utf-8").splitlines() if file.is_file() else []:
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError:
-            continue
+    """Training and held-out loss by step [[step, loss], …], from a run's metrics.jsonl."""
+    found: dict[str, list[list[float]]] = {}
+    for record in read_metrics(run):
         for name, field in (("training", "loss"), ("held out", "eval_loss")):
             if isinstance(record.get(field), int | float) and "step" in record:
-                found[name][record["step"]] = record[field]
-    return {name: [[step, points[step]] for step in sorted(points)] for name, points in found.items() if points}
+                found.setdefault(name, []).append([record["step"], record[field]])
+    return found
 
 
 def _describe(subject: Subject) -> dict:

@@ -6,7 +6,8 @@ from pathlib import Path
 from concept_encoder.analysis import figures
 from concept_encoder.analysis.pictures import Analysis
 from concept_encoder.analysis.present import KEY_FIGURES
-from concept_encoder.analysis.report import Report, write_whole
+from concept_encoder.analysis.report import Report
+from concept_encoder.records import write_atomically
 
 
 def compare(first: Analysis, second: Analysis) -> dict:
@@ -51,5 +52,5 @@ def comparison_report(first: Analysis, second: Analysis) -> Report:
 def write_comparison(first: Analysis, second: Analysis, folder: str | Path) -> Path:
     """Write comparison.json and comparison.html; returns the page."""
     folder = Path(folder)
-    write_whole(folder / "comparison.json", json.dumps(compare(first, second), allow_nan=False, indent=1) + "\n")
+    write_atomically(folder / "comparison.json", json.dumps(compare(first, second), allow_nan=False, indent=1) + "\n")
     return comparison_report(first, second).write(folder / "comparison.html")

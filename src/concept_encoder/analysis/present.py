@@ -16,8 +16,9 @@ from concept_encoder.analysis.figures import to_svg
 from concept_encoder.analysis.overlap import TARGET_MEAN
 from concept_encoder.analysis.pictures import Analysis, figures_of
 from concept_encoder.analysis.rank import NEARLY_ONE_VECTOR, TARGET_SHARE
-from concept_encoder.analysis.report import Number, Report, write_whole
+from concept_encoder.analysis.report import Number, Report
 from concept_encoder.errors import UserError
+from concept_encoder.records import write_atomically
 
 
 @dataclass(frozen=True)
@@ -118,12 +119,12 @@ def write_analysis(analysis: Analysis, folder: str | Path) -> Path:
     """Write analysis.json, figures/*.svg and report.html; returns the page.
 
     Raises:
-        UserError: the folder cannot be written.
+        OSError: the folder cannot be written.
     """
     folder = Path(folder)
-    write_whole(folder / "analysis.json", json.dumps(analysis, allow_nan=False) + "\n")
+    write_atomically(folder / "analysis.json", json.dumps(analysis, allow_nan=False) + "\n")
     for name, figure in figures_of(analysis).items():
-        write_whole(folder / "figures" / f"{name}.svg", to_svg(figure))
+        write_atomically(folder / "figures" / f"{name}.svg", to_svg(figure))
     return concept_report(analysis).write(folder / "report.html")
 
 

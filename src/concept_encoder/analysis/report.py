@@ -1,14 +1,14 @@
 """One self-contained HTML file: sections of prose, key numbers, tables and figures.
 
     report = Report("Concepts of my-run", "1,000 held-out texts")
-    report.section("Rank").prose("Effective rank is ...").numbers(Number("effective rank", 21.4,
-    note="ceiling 28.9")) report.table(["model", "loss"], [["ours", 4.93], ["unigram",
-    7.1]]).figure(to_svg(fig), "Singular values") report.write("report.html")
+    report.section("Rank").prose("Effective rank is ...").numbers(Number("effective rank", 21.4, note="ceiling 28.9"))
+    report.table(["model", "loss"], [["ours", 4.93], ["unigram", 7.1]])
+    report.figure(to_svg(fig), "Singular values")
+    report.write("report.html")
 
 Nothing is fetched from anywhere, and all text is escaped. Figures are `matplotlib` figures or SVG text.
 """
 
-import os
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -20,7 +20,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from concept_encoder.analysis.figures import to_svg
-from concept_encoder.errors import UserError
+from concept_encoder.records import write_atomically
 
 
 @dataclass
@@ -96,8 +96,8 @@ class Report:
         return template.render(title=self.title, subtitle=self.subtitle, sections=self.sections)
 
     def write(self, path: str | Path) -> Path:
-        """Write the page whole or not at all."""
-        return write_whole(path, self.render())
+        """Write the page whole or not at all. Raises `OSError` where it cannot be written."""
+        return write_atomically(path, self.render())
 
     def _add(self, kind: str, block: Any) -> "Report":
         assert self.sections, "start a section first"
@@ -133,19 +133,3 @@ def inline_svg(svg: str, prefix: str, label: str = "") -> Markup:
     svg = re.sub(r'((?:xlink:)?href)="#', rf'\1="#{prefix}', svg)
     svg = svg.replace("url(#", f"url(#{prefix}")
     return Markup(svg.replace("<svg", Markup('<svg role="img" aria-label="{}"').format(label or "figure"), 1))
-
-
-def write_whole(path: str | Path, text: str) -> Path:
-    """Write beside the file, then rename: a reader sees the old file or the new one, never a half."""
-    path = Path(path)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            beside.write_text(text, encoding="utf-8")
-            os.replace(beside, path)
-        finally:
-            beside.unlink(missing_ok=True)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror}); choose another folder") from None
-    return path

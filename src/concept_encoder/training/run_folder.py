@@ -5,7 +5,6 @@
 """
 
 import json
-import os
 import time
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import yaml
 
 from concept_encoder.environment import environment
 from concept_encoder.errors import UserError
+from concept_encoder.records import read_metrics, write_atomically
 
 _FREE_TO_CHANGE = {"output_dir", "report_to", "num_workers", "threads", "log_every", "keep_checkpoints"}
 
@@ -83,29 +83,6 @@ def _read_recipe(file: Path) -> dict[str, Any]:
     if not isinstance(recipe, dict) or not all(isinstance(section, dict) for section in recipe.values()):
         raise UserError(f"training.output_dir: {file} is damaged; choose another folder")
     return recipe
-
-
-def read_metrics(run: Path) -> list[dict[str, Any]]:
-    """The records of a run's metrics.jsonl in order of steps; after a resume the later record of a step counts."""
-    records: dict[tuple[int, bool], dict[str, Any]] = {}
-    file = run / "metrics.jsonl"
-    for line in file.read_text(encoding="utf-8").splitlines() if file.is_file() else []:
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError:
-            continue
-        records[record.get("step", 0), "eval_loss" in record] = record
-    return [records[key] for key in sorted(records)]
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write next to the file, then rename: a reader sees the old content or the new, never a part."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _first_difference(old: dict[str, Any], new: dict[str, Any]) -> str | None:
