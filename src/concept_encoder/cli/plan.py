@@ -37,8 +37,9 @@ def command(context: click.Context) -> None:
 @_plan
 @_slots
 @_gpus
-@click.option("--quick", is_flag=True, help="The plan alone, not the recipes with their models and data (no torch).")
-def check(plan: str, slots: int | None, gpus: int | None, quick: bool) -> None:
+@click.option("--no-data", is_flag=True, help="Do not look for corpora and tasks, which may be on another machine.")
+@click.option("--quick", is_flag=True, help="The plan alone, not its recipes, models and data (no torch).")
+def check(plan: str, slots: int | None, gpus: int | None, no_data: bool, quick: bool) -> None:
     """Check everything before a second of compute: plan, recipes, data; then what it will cost.
 
     With --gpus N it is checked for a machine with N GPUs.
@@ -53,7 +54,7 @@ def check(plan: str, slots: int | None, gpus: int | None, quick: bool) -> None:
     runs = expand(loaded)
     engine = _engine(slots, gpus)
     found = cost(loaded, runs, engine.slots, len(engine.gpus))
-    sizes = {} if quick else check_recipes(runs)
+    sizes = {} if quick else check_recipes(runs, data=not no_data)
     rows = []
     for experiment in loaded.in_order():
         own = [run for run in runs if run.experiment.id == experiment.id]

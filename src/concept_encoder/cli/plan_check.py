@@ -17,14 +17,16 @@ class Size:
     flops: float | None
 
 
-def check_recipes(runs: Sequence[Run]) -> dict[str, Size]:
+def check_recipes(runs: Sequence[Run], data: bool = True) -> dict[str, Size]:
     """Refuse what a run would refuse after its start: sections, columns, missing data. Returns sizes by experiment.
 
+    Args:
+        data: open corpora and tasks too.
     Raises:
         UserError: with the run's name before the message.
     """
     sizes: dict[str, Size] = {}
-    opened: set[Any] = set()
+    opened: set[str] | None = set() if data else None
     seen: set[str] = set()
     for run in runs:
         if run.id in seen or not run.verb.takes_recipe:
@@ -44,14 +46,14 @@ def _sections(run: Run) -> dict[str, Any]:
     return run.resolved(nowhere, {"training.output_dir": "unused"})
 
 
-def _pretraining(run: Run, opened: set[Any]) -> Size:
+def _pretraining(run: Run, opened: set[str] | None) -> Size:
     from concept_encoder.data.corpus import open_documents
     from concept_encoder.model.accounting import cost
     from concept_encoder.training.pretrain import PretrainRecipe
     from concept_encoder.training.recipe import model_config
 
     recipe = PretrainRecipe.from_sections(_sections(run))
-    if repr(recipe.data) not in opened:
+    if opened is not None and repr(recipe.data) not in opened:
         for name, documents in zip(recipe.data.weights, open_documents(recipe.data).members):
             if next(documents, None) is None:
                 raise UserError(f"data.corpus: {name} holds no text")
@@ -62,8 +64,7 @@ def _pretraining(run: Run, opened: set[Any]) -> Size:
         _COSTS[key] = (_parameters(config), cost(config, recipe.data.sequence_length, recipe.objective.mask_rate))
     parameters, counted = _COSTS[key]
     training = recipe.training
-    texts = (training.micro_batch_size or training.batch_size) / max(run.experiment.resources.gpus, 1)
-    texts = training.micro_batch_size or texts
+    texts = training.micro_batch_size or training.batch_size / max(run.experiment.resources.gpus, 1)
     bytes_each = 2 if training.precision == "bf16" else 4
     memory = 16 * parameters + texts * counted.activation_bytes * bytes_each / 4
     tokens = training.max_steps * training.batch_size * recipe.data.sequence_length
@@ -79,7 +80,7 @@ def _parameters(config: Any) -> int:
     return sum(parameters_by_part(build_without_weights(config)).values())
 
 
-def _finetuning(run: Run, opened: set[Any]) -> None:
+def _finetuning(run: Run, opened: set[str] | None) -> None:
     from concept_encoder.data.tasks import load_task
     from concept_encoder.model.loading import resolve_checkpoint
     from concept_encoder.training.finetune import FinetuneRecipe
@@ -87,7 +88,7 @@ def _finetuning(run: Run, opened: set[Any]) -> None:
     recipe = FinetuneRecipe.from_sections(_sections(run))
     if "model.checkpoint" not in run.inputs:
         resolve_checkpoint(recipe.model.checkpoint)
-    if repr(recipe.data) not in opened:
+    if opened is not None and repr(recipe.data) not in opened:
         load_task(recipe.data)
         opened.add(repr(recipe.data))
 

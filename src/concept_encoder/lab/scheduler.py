@@ -28,7 +28,7 @@ class Scheduler:
 
     Args:
         retry: start failed and stopped runs anew.
-        program: the words before the verb.
+        program: the words before the verb; None is this package's own command.
         tell: is called with a line about every change.
     """
 
@@ -38,10 +38,10 @@ class Scheduler:
         store: Store,
         engine: Engine,
         retry: bool = False,
-        program: Sequence[str] = PROGRAM,
+        program: Sequence[str] | None = None,
         tell: Callable[[str], None] = lambda line: None,
     ):
-        self.store, self.engine, self.program, self.tell = store, engine, program, tell
+        self.store, self.engine, self.program, self.tell = store, engine, program or PROGRAM, tell
         unique = {run.id: run for run in sorted(runs, key=lambda run: run.experiment.priority)}  # sort is stable
         self.runs, self._rank = unique, {id: place for place, id in enumerate(unique)}
         store.set_plan([self._planned(run) for run in runs])

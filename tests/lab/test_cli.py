@@ -1,0 +1,119 @@
+"""`concept-encoder plan …` as a user meets it."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from concept_encoder.cli.main import main
+from concept_encoder.lab.local import LocalEngine
+from concept_encoder.lab.plan import load_plan
+from concept_encoder.lab.runs import expand
+from concept_encoder.lab.store import State, Store
+
+PLANS = Path(__file__).parents[2] / "plans"
+
+
+def call(capsys: pytest.CaptureFixture, *arguments: str) -> tuple[int, str, str]:
+    with pytest.raises(SystemExit) as stopped:
+        main(["plan", *arguments])
+    out, err = capsys.readouterr()
+    return stopped.value.code or 0, out, err
+
+
+@pytest.fixture
+def program(monkeypatch):
+    """The scheduler of the command line starts the fake command."""
+    from concept_encoder.lab import scheduler
+
+    fake = (sys.executable, "-S", "-E", str(Path(__file__).with_name("fake.py")))
+    monkeypatch.setattr(scheduler, "PROGRAM", fake)
+
+
+@pytest.mark.parametrize("plan", sorted(PLANS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_the_plans_that_are_shipped_are_sound(plan):
+    loaded = load_plan(plan)
+    runs = expand(loaded)
+    assert len({run.id for run in runs}) == len(runs), "no run is planned twice"
+    assert {name for run in runs for name in run.inputs.values()} <= {run.id for run in runs}
+
+
+def test_run_status_logs_report(capsys, program, write_plan, tmp_path):
+    file = write_plan(
+        {"id": "a", "seeds": [0, 1], "overrides": {"data.fake": "ok"}},
+        {"id": "b", "overrides": {"data.fake": "mistake", "data.token": "hf_abcdefghijklmnop"}},
+    )
+    store = ("--store", str(tmp_path / "store"))
+    code, out, err = call(capsys, "run", str(file), *store, "--no-check", "--slots", "4")
+    assert code == 1
+    assert "2 done, 1 failed" in out
+    assert "failed   b.s0: model.preset: no preset is called 'wovn'" in err
+    code, out, _ = call(capsys, "status", str(file), *store)
+    assert code == 0
+    assert "a.s0" in out
+    assert "nobody schedules" in out
+    code, out, err = call(capsys, "logs", str(file), "b", *store)
+    assert "no preset is called 'wovn'" in out
+    assert "running" in err
+    code, out, _ = call(capsys, "watch", str(file), *store)
+    assert "2 done, 1 failed" in out
+    code, out, _ = call(capsys, "report", str(file), *store)
+    assert (tmp_path / "store" / "report.html").is_file()
+
+
+def test_stop_works_without_a_scheduler(capsys, program, write_plan, tmp_path, monkeypatch):
+    file = write_plan(
+        {"id": "a", "overrides": {"data.fake": "sleep 30"}}, {"id": "b", "overrides": {"data.fake": "ok"}}
+    )
+    from concept_encoder.lab.scheduler import Scheduler
+
+    first = Scheduler(expand(load_plan(file)), Store(tmp_path / "store"), LocalEngine(1, []))
+    first.tick()
+    code, out, _ = call(capsys, "stop", str(file), "--all", "--store", str(tmp_path / "store"))
+    assert code == 0
+    assert "stopped  a.s0: by request" in out
+    assert {state.state for state in Store(tmp_path / "store").states()} == {"stopped"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["rnu", "PLAN"], "plan rnu: no such command; did you mean 'run'"),
+        (["check", "nothing.yaml"], "nothing.yaml: no such recipe file"),
+        (["status", "PLAN"], "no store of a plan; start one with concept-encoder plan run"),
+        (["check", "PLAN", "--quick", "--gpus", "0"], "experiments.a.resources.gpus: 4, but this machine has 0"),
+        (["run", "PLAN", "--gpus", "1"], "experiments.a.resources.gpus: 4, but this machine has 1"),
+        (["stop", "PLAN"], "plan stop: name runs, or give --all"),
+    ],
+)
+def test_mistakes_get_one_line_and_exit_code_2(capsys, write_plan, tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    file = write_plan({"id": "a", "resources": {"gpus": 4}})
+    code, _, err = call(capsys, *(str(file) if word == "PLAN" else word for word in arguments))
+    assert code == 2
+    assert message in err
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert not (tmp_path / "runs").exists(), "nothing is half-written"
+
+
+def test_two_plans_on_one_store_are_refused(capsys, write_plan, tmp_path):
+    file = write_plan({"id": "a"})
+    with Store(tmp_path / "store").lock():
+        code, _, err = call(capsys, "run", str(file), "--store", str(tmp_path / "store"), "--no-check")
+    assert code == 2
+    assert "in use by process" in err
+
+
+def test_status_needs_no_torch(write_plan, tmp_path):
+    file = write_plan({"id": "a"})
+    Store(tmp_path / "store").set_plan([State(str(i), f"a.s{i}", "a") for i in range(1000)])
+    lines = [
+        "import sys; from concept_encoder.cli.main import main",
+        f"try: main(['plan', 'status', {str(file)!r}, '--store', {str(tmp_path / 'store')!r}])",
+        "except SystemExit: print({'torch', 'transformers', 'scipy', 'matplotlib'} & set(sys.modules))",
+    ]
+    found = subprocess.run([sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True, check=True)
+    assert "1000 waiting" in found.stdout
+    assert found.stdout.rstrip().endswith("set()")
