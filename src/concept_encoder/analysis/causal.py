@@ -21,7 +21,6 @@ from concept_encoder.model import ConceptEncoderModel
 from concept_encoder.model.interventions import averaged, shuffled, zeroed
 from concept_encoder.model.moves import MOVES
 from concept_encoder.model.streams import Intervention, Streams
-from concept_encoder.objectives.masking import TokenMasking
 
 KINDS = ("zero", "shuffle", "mean")
 
@@ -30,12 +29,13 @@ def masked_batches(
     subject: Subject, texts: Sequence[str], *, rate: float = 0.15, batch_size: int = 16, seed: int = 0
 ) -> list[dict[str, Tensor]]:
     """Batches with a share of each text's tokens hidden by [MASK] and asked for; always the same."""
-    rng, masking, made = np.random.default_rng(seed), TokenMasking(), []
+    rng, made = np.random.default_rng(seed), []
     for batch in batches(subject, tokenize(subject, texts), batch_size):
         inputs = dict(batch.inputs)
         hidden_BN = torch.zeros_like(inputs["input_ids"], dtype=torch.bool)
         for row, special_N in enumerate(batch.special_BN.numpy()):
-            chosen = masking.choose(~special_N, max(1, round(rate * (~special_N).sum())), rng)
+            open_M = np.flatnonzero(~special_N)
+            chosen = rng.choice(open_M, min(max(1, round(rate * len(open_M))), len(open_M)), replace=False)
             hidden_BN[row, torch.from_numpy(chosen)] = True
         inputs["labels"] = inputs["input_ids"].masked_fill(~hidden_BN, -100)
         inputs["input_ids"] = inputs["input_ids"].masked_fill(hidden_BN, subject.tokenizer.mask_token_id)
