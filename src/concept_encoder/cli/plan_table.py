@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from rich import box
+from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
@@ -14,20 +16,15 @@ from concept_encoder.lab.store import State
 
 _STYLES = {"done": "green", "running": "bold", "failed": "red", "stopped": "yellow", "skipped": "dim", "waiting": ""}
 _ORDER = ("running", "failed", "stopped", "done", "waiting", "skipped")
+_COLUMNS = ("run", "state", "step", "loss", "curve", "tokens/s", "result", "time", "left")
 _SHORT = 8  # of a state, unless all are asked for
 
 
-def status_table(states: Sequence[State], store: Path, everything: bool = False) -> Table:
+def status_table(states: Sequence[State], store: Path, width: int, everything: bool = False) -> Group:
     """Runs with state, progress, loss as a line of bars, tokens/s and time left; by state unless `everything`.
 
     Only runs that are going are looked up on disk, so that a thousand finished ones cost nothing.
     """
-    table = Table(title=Text(str(store)), title_justify="left")
-    for name in ("run", "state"):
-        table.add_column(name)
-    for name in ("step", "loss", "curve", "tokens/s", "result", "time", "left"):
-        table.add_column(name, justify="right")
-    table.add_column("why", overflow="fold")
     if everything:
         shown, rest = list(states), {}
     else:
@@ -40,11 +37,18 @@ def status_table(states: Sequence[State], store: Path, everything: bool = False)
         }
         shown = [state for name in _ORDER for state in kept[name]]
         rest = {name: len(groups[name]) - len(kept[name]) for name in _ORDER if len(groups[name]) > len(kept[name])}
-    for state in shown:
-        table.add_row(*_cells(state))
+    rows = [_cells(state) for state in shown]
+    hidden = () if width >= 100 else ("curve", "tokens/s", "time")
+    used = [i for i, name in enumerate(_COLUMNS) if name not in hidden and any(row[i].plain for row in rows)]
+    table = Table(title=Text(str(store)), title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for i in used:
+        table.add_column(_COLUMNS[i], justify="left" if i < 2 else "right", no_wrap=True)
+    for row in rows:
+        table.add_row(*(row[i] for i in used))
+    why = [Text(f"{s.name}: {mask(s.stopping or s.reason)}") for s in shown if s.stopping or s.reason]
     if rest:
-        table.caption = Text("and " + ", ".join(f"{count} {name}" for name, count in rest.items()) + " (--all)")
-    return table
+        why.append(Text("and " + ", ".join(f"{count} {name}" for name, count in rest.items()) + " (--all)"))
+    return Group(table, *why)
 
 
 def _latest(group: list[State], count: int) -> list[State]:
@@ -72,7 +76,6 @@ def _cells(state: State) -> list[Text]:
         Text(headline),
         Text(duration(seconds) if seconds else ""),
         Text("" if left is None else duration(left)),
-        Text(mask(state.stopping or state.reason)),
     ]
 
 

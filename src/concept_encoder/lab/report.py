@@ -12,12 +12,11 @@ from markupsafe import Markup
 from concept_encoder.lab.failures import mask
 from concept_encoder.lab.findings import find
 from concept_encoder.lab.plan import Plan, Reference
-from concept_encoder.lab.progress import MetricsTail
 from concept_encoder.lab.results import Metrics
 from concept_encoder.lab.runs import Run
 from concept_encoder.lab.store import State, Store
 from concept_encoder.lab.verbs import metrics_of, read_result
-from concept_encoder.records import write_atomically
+from concept_encoder.records import read_metrics, write_atomically
 
 _MOST_CURVES = 40
 _COLOURS = ("#0b3c6f", "#d55e00", "#009e73", "#7f7f7f", "#cc79a7", "#56b4e9")
@@ -93,7 +92,7 @@ def _loss_curves(runs: Sequence[Run], states: Mapping[str, State]) -> Markup | N
     for run in runs:
         if run.verb.name != "pretrain" or not states[run.id].folder:
             continue
-        records = MetricsTail(Path(states[run.id].folder)).read()
+        records = read_metrics(states[run.id].folder)
         points = [(record["step"], record["eval_loss"]) for record in records if "eval_loss" in record]
         if points:
             curves.append((variants.index(run.variant), run.variant or run.experiment.id, points))
