@@ -88,12 +88,13 @@ def interval(scores: Weights, units: int, confidence: float = 0.95) -> Interval:
 
 
 def difference(
-    candidate: Weights, reference: Weights, units: int, paired: bool, confidence: float = 0.95
+    candidate: Weights, reference: Weights, units: int, paired: bool, confidence: float = 0.95, level: float = 0.05
 ) -> Difference:
     """Candidate minus reference on the same examples.
 
     Args:
         paired: the two sides have the same seeds in the same order, and what a seed decides belongs together.
+        level: of the test that `seeds_needed` plans for; divide 0.05 by the number of questions asked at once.
     """
     sides = [_Side(candidate), _Side(reference, -1.0)]
     points = [side.of_seeds(units) for side in sides]
@@ -110,7 +111,7 @@ def difference(
         permutation=permutation(*per_seed) if several else None,
         hedges_g=hedges_g(*per_seed),
         superiority=superiority(*points),
-        seeds_needed=seeds_needed(found.value, spread, of_examples, len(per_seed)) if several else None,
+        seeds_needed=seeds_needed(found.value, spread, of_examples, len(per_seed), level=level) if several else None,
     )
 
 

@@ -1,0 +1,72 @@
+"""Tables to a terminal or a file, in the format that was asked for."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from concept_encoder.errors import UserError
+from concept_encoder.evaluation.tables import FORMATS, Table
+from concept_encoder.records import write_atomically
+
+_SUFFIXES = {".md": "markdown", ".html": "html", ".tex": "latex"}
+
+
+def check_output(kind: str | None, output: str | None) -> tuple[str, Path | None]:
+    """The format and the file, before any work is done.
+
+    Raises:
+        UserError: a file whose name says no format, or in a folder that is not there.
+    """
+    if output is None:
+        return kind or "terminal", None
+    file = Path(output)
+    if not file.parent.is_dir():
+        raise UserError(f"--output: {file.parent} is no folder")
+    if file.is_dir():
+        raise UserError(f"--output: {file} is a folder; name a file in it")
+    if kind is None and file.suffix not in _SUFFIXES:
+        raise UserError(f"--output: {file.name} says no format; end it in {', '.join(_SUFFIXES)} or give --format")
+    if kind == "terminal":
+        raise UserError("--format: terminal goes to no file; choose markdown, html or latex")
+    return kind or _SUFFIXES[file.suffix], file
+
+
+def write_tables(title: str, tables: Sequence[Table], kind: str, file: Path | None) -> None:
+    """Print the tables, or write them whole."""
+    if kind == "terminal":
+        for table in tables:
+            _show(table)
+        return
+    text = _page(title, tables) if kind == "html" else FORMATS[kind](tables)
+    if file is None:
+        click.echo(text, nl=False)
+        return
+    write_atomically(file, text)
+    click.echo(f"written: {file}")
+
+
+def _show(table: Table) -> None:
+    from rich.table import Table as RichTable
+    from rich.text import Text
+
+    from concept_encoder.cli.show import console
+
+    shown = RichTable(title=Text(table.title), title_justify="left")
+    for i, name in enumerate(table.header):
+        shown.add_column(Text(name), justify="left" if table.is_text(i) else "right", overflow="fold")
+    for row in table.rows:
+        shown.add_row(*map(Text, row))
+    console.print(shown)
+    for note in table.notes:
+        console.print(Text(f"  {note}"))
+    console.print()
+
+
+def _page(title: str, tables: Sequence[Table]) -> str:
+    from concept_encoder.analysis.report import Report
+
+    report = Report(title)
+    for table in tables:
+        report.section(table.title).table(table.header, table.rows).notes(table.notes)
+    return report.render()

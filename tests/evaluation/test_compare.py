@@ -1,0 +1,170 @@
+"""Folders of runs in, verdicts out: what is compared, what is refused, and what is said when seeds are few."""
+
+import json
+
+import numpy as np
+import pytest
+
+from concept_encoder.errors import UserError
+from concept_encoder.evaluation.compare import AT_MAJORITY, compare, tables
+from concept_encoder.evaluation.metrics import compute
+from concept_encoder.evaluation.runs import read_systems
+from concept_encoder.evaluation.tables import latex, markdown
+
+
+def compared(*folders):
+    return compare(read_systems(folders))
+
+
+def test_five_seeds_far_apart_get_a_verdict(write_system):
+    found = compared(write_system("twin", 0.7, 5), write_system("woven", 0.85, 5))
+    assert [(row.metric, row.system, row.seeds) for row in found.scores] == [
+        ("f1", "twin", 5),
+        ("f1", "woven", 5),
+        ("accuracy", "twin", 5),
+        ("accuracy", "woven", 5),
+    ]
+    accuracy = found.scores[3]
+    assert accuracy.interval.low < accuracy.value < accuracy.interval.high
+    assert accuracy.beside == {"majority class": 0.68, "concepts zeroed": 0.68}
+    assert accuracy.remarks == []
+    row = found.differences[1]
+    assert (row.candidate, row.reference, row.metric, row.verdict) == ("woven", "twin", "accuracy", "higher")
+    assert row.found.interval.value == pytest.approx(accuracy.value - found.scores[2].value)
+    assert row.found.permutation.minimum == 2 / 32
+    assert row.adjusted_p >= row.found.p
+    turned = compared(*(folder for folder in reversed([write_system("a", 0.7, 5), write_system("bb", 0.85, 5)])))
+    assert turned.differences[1].verdict == "lower"
+
+
+def test_three_seeds_far_apart_get_none(write_system):
+    found = compared(write_system("twin", 0.7, 5), write_system("woven", 0.85, 3))
+    assert found.differences[0].found.interval.low > 0
+    assert found.differences[0].verdict.startswith("not enough seeds (3 of 5); about ")
+    one = compared(write_system("one", 0.7, 1), write_system("other", 0.85, 1))
+    assert one.differences[0].verdict == "not enough seeds (1 of 5)"
+    assert one.differences[0].found.permutation is None
+
+
+def test_many_questions_raise_the_bar(write_system):
+    folders = [write_system(name, share, 5) for name, share in (("a", 0.7), ("bb", 0.7), ("ccc", 0.71), ("dddd", 0.9))]
+    rows = compared(*folders).differences
+    assert len(rows) == 6
+    least = min(rows, key=lambda row: row.found.p)
+    assert least.adjusted_p == pytest.approx(min(1, 6 * least.found.p))
+
+
+def test_a_run_that_says_one_thing_is_flagged(write_run):
+    labels = (np.arange(100) < 68).astype(int)
+    for seed in range(2):
+        folder = write_run(f"mine/{seed}", "mrpc", labels, np.ones(100, int), seed).parent
+    rows = compared(folder).scores
+    assert rows[0].value == pytest.approx(2 * 68 / 168)
+    for row in rows:
+        assert row.remarks == [AT_MAJORITY, "2 of 2 seeds predict one class only"]
+    assert compared(folder).differences == []
+
+
+def test_an_undefined_metric_is_a_dash_with_its_reason(write_run):
+    labels = np.linspace(0, 5, 50)
+    still = write_run("still", "stsb", labels, np.full(50, 2.5))
+    moving = write_run("moving", "stsb", labels, labels + np.sin(np.arange(50)))
+    found = compared(still, moving)
+    assert found.scores[0].value is None
+    assert found.scores[0].remarks == ["undefined for seed 0: all predictions are the same, so there is no correlation"]
+    assert found.differences[0].verdict.startswith("undefined for still: all predictions are the same")
+    text = markdown(tables(found))
+    assert "| stsb | pearson | still | – | – | 1 |" in text
+
+
+def test_runs_without_predictions_are_shown_untested(write_run):
+    labels = np.arange(60) % 2
+    first, second = (write_run(name, "rte", labels, labels * (np.arange(60) < 50)) for name in ("old", "new"))
+    (first / "predictions.json").unlink()
+    found = compared(first, second)
+    assert found.scores[0].interval is None
+    assert found.scores[0].value == compute("accuracy", labels * (np.arange(60) < 50), labels)
+    assert "no predictions.json, so no interval" in found.scores[0].remarks
+    assert found.differences[0].verdict == "untested: old has no predictions.json"
+
+
+def test_seeds_of_one_checkpoint_are_said_to_be(write_system):
+    notes = compared(write_system("twin", 0.7, 2)).notes
+    assert notes == ["the seeds of twin fine-tune one checkpoint: they say nothing of another pretraining of it"]
+
+
+def test_other_tasks_beside_the_shared_ones_are_noted(write_run):
+    labels = np.arange(40) % 2
+    for name in ("a/rte", "b/rte"):
+        write_run(name, "rte", labels, labels)
+    write_run("b/mrpc", "mrpc", labels, labels)
+    folder = write_run("a/x", "stsb", np.arange(40.0), np.arange(40.0)).parents[1]
+    found = compared(folder / "a", folder / "b")
+    assert found.notes == ["a has no run of mrpc", "b has no run of stsb"]
+    assert [row.task for row in found.differences] == ["rte"]
+    assert found.differences[0].found.p == 1
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda run: (run / "result.json").unlink(), "holds no result.json; has the run finished?"),
+        (lambda run: (run / "result.json").write_text("{"), "result.json: damaged"),
+        (lambda run: (run / "recipe.yaml").write_text("a: ["), "recipe.yaml: damaged"),
+        (lambda run: (run / "result.json").write_text('{"verb": "pretrain"}'), "holds no scores of a task"),
+        (lambda run: change(run, predictions=[0, 1]), "2 predictions for 40 labels"),
+        (lambda run: change(run, labels=[0] * 39, predictions=[0] * 39), "39 labels, but result.json counts 40"),
+        (lambda run: change(run, predictions=[float("nan")] * 40), "a prediction is not a number"),
+        (lambda run: change(run, labels=[0] * 40), "other held-out examples of rte"),
+        (lambda run: change(run, labels={}), "holds no lists"),
+    ],
+)
+def test_bad_folders_are_one_line(write_run, spoil, message):
+    labels = np.arange(40) % 2
+    good, bad = (write_run(name, "rte", labels, labels) for name in ("good", "bad"))
+    spoil(bad)
+    with pytest.raises(UserError, match=message) as caught:
+        compared(good, bad)
+    assert "\n" not in str(caught.value)
+    assert str(bad) in str(caught.value)
+
+
+def change(run, **fields):
+    found = json.loads((run / "predictions.json").read_text())
+    (run / "predictions.json").write_text(json.dumps({**found, **fields}))
+
+
+def test_what_cannot_be_compared_is_refused(write_run, tmp_path):
+    labels = np.arange(40) % 2
+    rte, mrpc = write_run("rte", "rte", labels, labels), write_run("mrpc", "mrpc", labels, labels)
+    with pytest.raises(UserError, match="mrpc: has runs of mrpc, rte of rte; there is no task in common"):
+        compared(rte, mrpc)
+    with pytest.raises(UserError, match="given twice"):
+        compared(rte, rte)
+    with pytest.raises(UserError, match="nowhere: no such run folder"):
+        compared(tmp_path / "nowhere")
+    write_run("twice/a", "rte", labels, labels, seed=3)
+    folder = write_run("twice/b", "rte", labels, labels, seed=3).parent
+    with pytest.raises(UserError, match=r"b: has the task \(rte\) and seed \(3\) of .*a; give folders"):
+        compared(folder)
+
+
+def test_names_tell_folders_apart(write_run, tmp_path):
+    labels = np.arange(10) % 2
+    folders = [write_run(f"{name}/rte", "rte", labels, labels) for name in ("a", "b")]
+    assert [system.name for system in read_systems(folders)] == ["a/rte", "b/rte"]
+
+
+def test_markdown_and_latex_keep_awkward_names_whole(write_run):
+    labels = np.arange(30) % 2
+    folders = [write_run(name, "rte", labels, labels) for name in ("50%_a|b", "x&y")]
+    found = tables(compared(*folders))
+    text = markdown(found)
+    assert r"50%\_a" not in text
+    assert r"| rte | accuracy | 50%_a\|b | 100.0 |" in text
+    assert all(line.count("|") - line.count(r"\|") == len(found[0].header) + 1 for line in text.splitlines()[2:4])
+    source = latex(found)
+    assert r"50\%\_a|b & 100.0" in source
+    assert r"x\&y" in source
+    assert source.count(r"\begin{tabular}{lllrrrrrl}") == 1
+    assert source.count(r"\toprule") == source.count(r"\bottomrule") == 2
