@@ -7,7 +7,7 @@ import pytest
 from concept_encoder.lab.early import EarlyStops, hopeless, reason_to_stop
 from concept_encoder.lab.failures import diagnose, mask
 from concept_encoder.lab.gates import parse_gate
-from concept_encoder.lab.progress import MetricsTail, figures, sparkline
+from concept_encoder.lab.progress import MetricsTail, duration, figures, sparkline, steps_in_log
 
 
 def stream(losses=(), held_out=(), rates=()):
@@ -89,7 +89,12 @@ def test_metrics_are_read_as_they_grow(tmp_path):
     file.write_text(file.read_text() + 'ss": 4.0, "time": 12}\nnot json\n{"step": 2, "loss": 3.0, "time": 12}\n')
     assert [record["loss"] for record in tail.read()] == [5.0, 3.0], "after a resume the later record counts"
     found = figures(tail.read(), steps=10)
+    assert steps_in_log(["checking", "pretrain: step 30/300 loss 5", "step 60/300"]) == 300
     assert (found["step"], found["steps"], found["loss"], found["eta"]) == (2, 10, 3.0, 16.0)
+
+
+def test_durations():
+    assert [duration(seconds) for seconds in (43, 720, 12_240, 181_440)] == ["43 s", "12 min", "3.4 h", "2.1 d"]
 
 
 def test_sparkline():

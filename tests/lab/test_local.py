@@ -13,6 +13,7 @@ import pytest
 from concept_encoder.lab.engine import Job
 from concept_encoder.lab.local import LocalEngine
 from concept_encoder.lab.supervise import start_time
+from concept_encoder.lab.verbs import PROGRAM, VERBS, command_line
 
 
 def job(folder: Path, code: str, name: str = "job", gpus: int = 0) -> Job:
@@ -147,3 +148,15 @@ def test_start_times_tell_processes_apart():
     assert start_time(one.pid) is None
     two.kill()
     two.wait()
+
+
+def test_commands_are_lists_and_several_gpus_start_through_torchrun(tmp_path):
+    recipe, folder = tmp_path / "a recipe.yaml", tmp_path / "a folder; rm -rf"
+    one = command_line(VERBS["pretrain"], {}, recipe, folder, gpus=1)
+    assert one == [*PROGRAM, "pretrain", str(recipe), f'training.output_dir="{folder}"']
+    assert command_line(VERBS["pretrain"], {}, recipe, folder, gpus=4)[1:6] == [
+        "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "4",
+    ]  # fmt: skip
+    options = {"options": {"checkpoint": "--help", "max_texts": 7, "over_training": True, "tags": None}}
+    words = command_line(VERBS["analyze"], options, recipe, folder, gpus=0)[len(PROGRAM) :]
+    assert words == ["analyze", f"--output={folder}", "--max-texts=7", "--over-training", "--", "--help"]

@@ -21,6 +21,10 @@ A = {"id": "a"}
         ([A, {"id": "b", "needs": ["aa"]}], "experiments.b.needs: no experiment is called 'aa'; did you mean 'a'"),
         ([A, A], "experiments.a.id: given twice"),
         ([{"id": "a", "hypotesis": "x"}], "experiments.a.hypotesis: no such field; did you mean 'hypothesis'"),
+        (
+            [{"id": "a", "verb": "bench", "recipe": None, "overrides": {"options.peer": "evil.py"}}],
+            "experiments.a.overrides.options.peer: not in a plan",
+        ),
         ([{"id": "a/b"}], "experiments.a/b.id: 'a/b' cannot name a folder"),
         ([{"id": "a", "verb": "pretrian"}], "experiments.a.verb: no run is called 'pretrian'; did you mean 'pretrain'"),
         ([{"id": "a", "resources": {"gpu": 1}}], "experiments.a.resources.gpu: no such field; did you mean 'gpus'"),

@@ -208,3 +208,16 @@ def test_a_run_that_left_the_plan_is_seen_to_its_end(write_plan, lab):
     assert [state for _, id, state, _ in second.store.events() if id == old] == ["running", "done"]
     (state,) = second.states.values()
     assert state.state == "done"
+
+
+def test_experiments_share_a_run_of_the_same_content(write_plan, lab):
+    """It runs once, as soon as one of them may."""
+    file = write_plan(
+        {"id": "never", "overrides": fake("mistake")},
+        {"id": "a", "needs": ["never"], "overrides": {"data.x": 1}},
+        {"id": "b", "overrides": {"data.x": 1}},
+    )
+    scheduler = lab(file)
+    scheduler.run(every=0.02)
+    assert [state.state for state in scheduler.states.values()].count("done") == 1
+    assert len(scheduler.states) == 2

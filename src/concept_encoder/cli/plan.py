@@ -132,7 +132,7 @@ def status(plan: str, store: str | None, everything: bool) -> None:
 
     kept = Store(_folder(plan, store), create=False)
     states = kept.states()
-    console.print(status_table(states, kept.folder, console.width, everything))
+    console.print(status_table(states, kept, console.width, everything))
     _show_counts(states)
     holder = kept.holder()
     click.echo(f"scheduled by {holder}" if holder else "nobody schedules: concept-encoder plan run goes on")
@@ -155,11 +155,11 @@ def watch(plan: str, store: str | None, every: float) -> None:
     kept = Store(_folder(plan, store), create=False)
     states = kept.states()
     try:
-        with Live(status_table(states, kept.folder, console.width), console=console, auto_refresh=False) as live:
+        with Live(status_table(states, kept, console.width), console=console, auto_refresh=False) as live:
             while not all(state.final for state in states):
                 time.sleep(every)
                 states = kept.states()
-                live.update(status_table(states, kept.folder, console.width), refresh=True)
+                live.update(status_table(states, kept, console.width), refresh=True)
     except KeyboardInterrupt:
         pass
     _show_counts(states)

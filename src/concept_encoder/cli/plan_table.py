@@ -1,5 +1,6 @@
 """The table of `plan status` and `plan watch`."""
 
+import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,16 +12,16 @@ from rich.table import Table
 from rich.text import Text
 
 from concept_encoder.lab.failures import mask
-from concept_encoder.lab.progress import MetricsTail, figures
-from concept_encoder.lab.store import State
+from concept_encoder.lab.progress import MetricsTail, duration, figures
+from concept_encoder.lab.store import State, Store
 
 _STYLES = {"done": "green", "running": "bold", "failed": "red", "stopped": "yellow", "skipped": "dim", "waiting": ""}
 _ORDER = ("running", "failed", "stopped", "done", "waiting", "skipped")
-_COLUMNS = ("run", "state", "step", "loss", "curve", "tokens/s", "result", "time", "left")
+_COLUMNS = ("run", "state", "step", "loss", "curve", "tokens/s", "result", "time", "left", "GPU")
 _SHORT = 8  # of a state, unless all are asked for
 
 
-def status_table(states: Sequence[State], store: Path, width: int, everything: bool = False) -> Group:
+def status_table(states: Sequence[State], store: Store, width: int, everything: bool = False) -> Group:
     """Runs with state, progress, loss as a line of bars, tokens/s and time left; by state unless `everything`.
 
     Only runs that are going are looked up on disk, so that a thousand finished ones cost nothing.
@@ -37,10 +38,10 @@ def status_table(states: Sequence[State], store: Path, width: int, everything: b
         }
         shown = [state for name in _ORDER for state in kept[name]]
         rest = {name: len(groups[name]) - len(kept[name]) for name in _ORDER if len(groups[name]) > len(kept[name])}
-    rows = [_cells(state) for state in shown]
+    rows = [_cells(state, store) for state in shown]
     hidden = () if width >= 100 else ("curve", "tokens/s", "time")
     used = [i for i, name in enumerate(_COLUMNS) if name not in hidden and any(row[i].plain for row in rows)]
-    table = Table(title=Text(str(store)), title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table = Table(title=Text(str(store.folder)), title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for i in used:
         table.add_column(_COLUMNS[i], justify="left" if i < 2 else "right", no_wrap=True)
     for row in rows:
@@ -55,7 +56,7 @@ def _latest(group: list[State], count: int) -> list[State]:
     return sorted(group, key=lambda state: state.ended or 0.0)[-count:] if count else []
 
 
-def _cells(state: State) -> list[Text]:
+def _cells(state: State, store: Store) -> list[Text]:
     found: dict[str, Any] = dict(state.figures)
     if state.state == "running":
         found = figures(MetricsTail(Path(state.folder)).read(), state.steps)
@@ -76,12 +77,15 @@ def _cells(state: State) -> list[Text]:
         Text(headline),
         Text(duration(seconds) if seconds else ""),
         Text("" if left is None else duration(left)),
+        Text(_gpus(state, store)),
     ]
 
 
-def duration(seconds: float) -> str:
-    """Seconds as people read them: 43 s, 12 min, 3.4 h, 2.1 d."""
-    for unit, size, most in (("s", 1, 100), ("min", 60, 6000), ("h", 3600, 172_800)):
-        if seconds < most:
-            return f"{seconds / size:.{0 if unit != 'h' else 1}f} {unit}"
-    return f"{seconds / 86_400:.1f} d"
+def _gpus(state: State, store: Store) -> str:
+    """Which GPUs a run has, or how many it will ask for."""
+    try:
+        held = json.loads((store.attempt_folder(state) / "job.json").read_text(encoding="utf-8"))["gpus"]
+    except (OSError, ValueError, KeyError):
+        held = []
+    running = state.state == "running" and held
+    return ",".join(map(str, held)) if running else f"{state.gpus} asked" if state.gpus and not state.final else ""

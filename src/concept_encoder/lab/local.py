@@ -92,8 +92,10 @@ class LocalEngine:
         asked = _read(job.folder / "stop.json")
         if not asked:
             asked = {"time": time.time(), "sent": 0}
+        if asked["time"] > time.time():  # the clock was put back
+            asked["time"] = time.time()
         waited = time.time() - asked["time"]
-        due = [number for after, number in self.firmness if waited >= after or waited < 0]
+        due = [number for after, number in self.firmness if waited >= after]
         process = _read(job.folder / "process.json")
         if len(due) > asked["sent"] and process and supervise.start_time(process["pid"]) == process["started"]:
             os.killpg(process["pid"], due[-1])  # its own session, see submit

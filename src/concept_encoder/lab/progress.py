@@ -3,12 +3,12 @@
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-_BARS = "▁▂▃▄▅▆▇█"
 _STEPS = re.compile(r"step \d+/(\d+)")
+_BARS = "▁▂▃▄▅▆▇█"
 
 
 class MetricsTail:
@@ -69,7 +69,15 @@ def sparkline(values: Sequence[float], width: int = 12) -> str:
     return "".join(_BARS[round((value - low) * scale)] if math.isfinite(value) else "!" for value in values)
 
 
-def steps_in_log(log: str) -> int | None:
-    """The number of steps of the whole run, from its progress lines."""
-    found = _STEPS.findall(log)
-    return int(found[-1]) if found else None
+def steps_in_log(lines: Iterable[str]) -> int | None:
+    """The number of steps of the whole run, from the progress lines of its log (`step 30/300`)."""
+    found = (_STEPS.search(line) for line in lines)
+    return next((int(match[1]) for match in found if match), None)
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people read them: 43 s, 12 min, 3.4 h, 2.1 d."""
+    for unit, size, most in (("s", 1, 100), ("min", 60, 6000), ("h", 3600, 172_800)):
+        if seconds < most:
+            return f"{seconds / size:.{0 if unit != 'h' else 1}f} {unit}"
+    return f"{seconds / 86_400:.1f} d"

@@ -22,13 +22,19 @@ class Readiness:
     def __init__(self, runs: Sequence[Run], states: Mapping[str, State], metrics: Callable[[Run], Metrics | None]):
         self.states, self.metrics = states, metrics
         self._runs: dict[str, list[Run]] = {}
+        self._same: dict[str, list[Run]] = {}  # experiments may share a run: it may start when it may for one of them
         for run in runs:
             self._runs.setdefault(run.experiment.id, []).append(run)
+            self._same.setdefault(run.id, []).append(run)
         self._ended: dict[str, int] = {}  # how many runs of an experiment, in order, are known to have ended
         self._verdicts: dict[str, Verdict] = {}
 
     def of(self, run: Run) -> Verdict:
         """Whether the run may start, and why not."""
+        verdicts = [self._of(same) for same in self._same[run.id]]
+        return min(verdicts, key=lambda verdict: ("now", "later", "never").index(verdict[0]))
+
+    def _of(self, run: Run) -> Verdict:
         referred = set()
         for field, id in run.inputs.items():
             needed = self.states[id]

@@ -12,6 +12,7 @@ from markupsafe import Markup
 from concept_encoder.lab.failures import mask
 from concept_encoder.lab.findings import find
 from concept_encoder.lab.plan import Plan, Reference
+from concept_encoder.lab.progress import duration
 from concept_encoder.lab.results import Metrics
 from concept_encoder.lab.runs import Run
 from concept_encoder.lab.store import State, Store
@@ -58,7 +59,13 @@ def _environment(html: bool) -> Environment:
     environment = Environment(
         loader=PackageLoader("concept_encoder.lab", "."), autoescape=html, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"number": number, "interval": _interval, "md": markdown, "mask": mask}
+    environment.filters |= {
+        "duration": lambda hours: duration(3600 * hours),
+        "number": number,
+        "interval": _interval,
+        "md": markdown,
+        "mask": mask,
+    }
     return environment
 
 

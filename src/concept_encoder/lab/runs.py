@@ -129,6 +129,8 @@ def _run(
         if section not in allowed or not dot:
             hint = nearest(section, allowed) if verb.takes_recipe else f"{verb.name} takes options.name"
             raise UserError(f"{where}.overrides.{name}: write section.field; {hint}")
+        if str(name).partition(".")[2].replace("-", "_") in verb.refused:
+            raise UserError(f"{where}.overrides.{name}: not in a plan; call {verb.name} yourself for that")
     inputs = {
         name: _referred(value["run"], seed, of_experiment, f"{where}.{name}").id
         for name, value in cell.fields.items()

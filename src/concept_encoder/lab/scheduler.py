@@ -13,7 +13,7 @@ import yaml
 from concept_encoder.lab.early import hopeless, reason_to_stop
 from concept_encoder.lab.engine import Engine, Job, JobStatus
 from concept_encoder.lab.failures import Failure, diagnose
-from concept_encoder.lab.progress import MetricsTail, figures
+from concept_encoder.lab.progress import MetricsTail, figures, steps_in_log
 from concept_encoder.lab.readiness import Readiness
 from concept_encoder.lab.runs import Run
 from concept_encoder.lab.store import FINAL, State, Store
@@ -42,7 +42,9 @@ class Scheduler:
         tell: Callable[[str], None] = lambda line: None,
     ):
         self.store, self.engine, self.program, self.tell = store, engine, program or PROGRAM, tell
-        unique = {run.id: run for run in sorted(runs, key=lambda run: run.experiment.priority)}  # sort is stable
+        unique: dict[str, Run] = {}
+        for run in sorted(runs, key=lambda run: run.experiment.priority):  # stable: else the order of the plan
+            unique.setdefault(run.id, run)
         self.runs, self._rank = unique, {id: place for place, id in enumerate(unique)}
         store.set_plan([self._planned(run) for run in runs])
         self.states = {state.id: state for state in store.states()}
@@ -163,6 +165,10 @@ class Scheduler:
             self.engine.fetch(job)
             self._judge(run, state, job, status)
             return
+        if state.steps is None and self._records(run):  # epochs decide
+            steps = steps_in_log(self.engine.logs(job))
+            if steps:
+                self.store.mark(state, steps=steps)
         if not state.stopping:
             reason = self._reason_to_stop(run, state)
             if reason:

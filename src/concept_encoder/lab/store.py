@@ -6,6 +6,7 @@
 A change is one transaction, so `kill -9` leaves the state before it or after it.
 """
 
+import errno
 import json
 import os
 import socket
@@ -126,13 +127,16 @@ class Store:
     @contextmanager
     def transaction(self) -> Iterator[None]:
         """What is written inside is written whole or not at all."""
-        self._db.execute("BEGIN IMMEDIATE")
         try:
+            self._db.execute("BEGIN IMMEDIATE")
             yield
-        except BaseException:
-            self._db.execute("ROLLBACK")
+            self._db.execute("COMMIT")
+        except BaseException as error:
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+            if isinstance(error, sqlite3.OperationalError) and "full" in str(error):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.folder / "plan.db")) from None
             raise
-        self._db.execute("COMMIT")
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -219,9 +223,9 @@ class Store:
                 f"UPDATE runs SET {names} WHERE id = ? AND state = ?", (*plain.values(), run.id, before)
             ).rowcount
             assert changed == 1, f"{run.name} is no longer {before}"
-            self._db.execute(
-                "INSERT INTO events (time, id, state, reason) VALUES (?, ?, ?, ?)", (time.time(), run.id, state, reason)
-            )
+            if "state" in fields or reason:
+                values = (time.time(), run.id, state, reason)
+                self._db.execute("INSERT INTO events (time, id, state, reason) VALUES (?, ?, ?, ?)", values)
         for name, value in fields.items():
             setattr(run, name, value)
 

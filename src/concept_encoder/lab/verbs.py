@@ -24,6 +24,7 @@ class Verb:
     Attributes:
         takes_recipe: called with a recipe file; otherwise with the fields `options.…`.
         positional: the option that is given without its name.
+        refused: options that no plan may give: the lab's own, and those that would run code.
         result: the file that a finished run leaves in its folder.
     """
 
@@ -31,6 +32,7 @@ class Verb:
     takes_recipe: bool
     result: str = "result.json"
     positional: str = ""
+    refused: tuple[str, ...] = ()
 
 
 VERBS = {
@@ -38,8 +40,8 @@ VERBS = {
     for verb in (
         Verb("pretrain", takes_recipe=True),
         Verb("finetune", takes_recipe=True),
-        Verb("analyze", takes_recipe=False, result="analysis.json", positional="checkpoint"),
-        Verb("bench", takes_recipe=False, result="bench.json", positional="mode"),
+        Verb("analyze", takes_recipe=False, result="analysis.json", positional="checkpoint", refused=("output",)),
+        Verb("bench", takes_recipe=False, result="bench.json", positional="mode", refused=("output", "peer")),
     )
 }
 
