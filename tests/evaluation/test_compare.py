@@ -7,7 +7,7 @@ import pytest
 
 from concept_encoder.errors import UserError
 from concept_encoder.evaluation.compare import AT_MAJORITY, compare, tables
-from concept_encoder.evaluation.metrics import compute
+from concept_encoder.evaluation.metrics import compute, compute_tags
 from concept_encoder.evaluation.runs import read_systems
 from concept_encoder.evaluation.tables import latex, markdown
 
@@ -168,3 +168,28 @@ def test_markdown_and_latex_keep_awkward_names_whole(write_run):
     assert r"x\&y" in source
     assert source.count(r"\begin{tabular}{lllrrrrrl}") == 1
     assert source.count(r"\toprule") == source.count(r"\bottomrule") == 2
+
+
+def test_tags_are_compared_text_by_text(tmp_path):
+    names, labels = ["O", "B-PER", "I-PER"], [[1, 2, 0], [0, 0], [0, 1], [1, 0, 0, 1]] * 5
+    wrong = [[0] * len(text) if i % 4 == 0 else text for i, text in enumerate(labels)]
+    folders = []
+    for name, predictions in (("bad", wrong), ("good", labels)):
+        folder = tmp_path / name
+        folder.mkdir()
+        metrics = ("accuracy", "entity_f1")
+        scores = compute_tags(metrics, predictions, labels, names)
+        result = {"task": "names", "kind": "token_classification", "scores": scores, "examples": {"validation": 20}}
+        (folder / "result.json").write_text(json.dumps(result))
+        found = {"labels": labels, "predictions": predictions, "label_names": names}
+        (folder / "predictions.json").write_text(json.dumps(found))
+        folders.append(folder)
+    found = compared(*folders)
+    assert [row.interval.value for row in found.scores] == pytest.approx([row.value for row in found.scores])
+    entities = found.differences[1]
+    assert entities.metric == "entity_f1"
+    assert entities.found.interval.value == pytest.approx(1 - 2 * 15 / 35)
+    assert entities.found.interval.low > 0
+    change(folders[0], predictions=[text[:1] for text in wrong])
+    with pytest.raises(UserError, match="1 predictions for 3 labels"):
+        compared(*folders)
