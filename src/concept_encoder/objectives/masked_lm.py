@@ -185,21 +185,32 @@ class MaskedLMCollator:
         count_B = maskable_BN.sum(1)
         rate_B = np.array([self.config.rate_at(place / (self.num_examples or 1)) for place in places])
         budget_B = np.maximum(np.round(rate_B * count_B), 1).astype(np.int64)
-        # A row draws for its own tokens only, in one call: what it is padded to changes nothing.
-        channels = self.masking.channels + 2
-        draws_CM = np.empty((channels, int(count_B.sum())))
-        for place, count, end in zip(places, count_B.tolist(), np.cumsum(count_B).tolist()):
-            draws_CM[:, end - count : end] = self.random.draw(place, channels * count).reshape(channels, count)
-        maskable = np.flatnonzero(maskable_BN)
+        draws_CM, draws_2R = self._draw(places, count_B, budget_B)
         before_BN = np.zeros_like(maskable_BN)
         before_BN[:, 1:] = maskable_BN[:, :-1]
-        text = MaskableText(
-            ids_BN.flat[maskable], maskable // ids_BN.shape[1], ~before_BN.flat[maskable], draws_CM[:-2]
-        )
-        hidden_M = self.masking.choose(text, budget_B)
+        row_M = np.repeat(np.arange(len(places)), count_B)
+        text = MaskableText(ids_BN[maskable_BN], row_M, ~before_BN[maskable_BN], draws_CM)
         hidden_BN = np.zeros_like(maskable_BN)
-        hidden_BN.flat[maskable] = hidden_M
-        return hidden_BN, draws_CM[-2:, hidden_M]
+        hidden_BN[maskable_BN] = self.masking.choose(text, budget_B)
+        unused_B = budget_B - hidden_BN.sum(1)
+        if unused_B.any():  # whole words that reach less than the budget
+            place_R = np.arange(budget_B.sum()) - np.repeat(np.cumsum(budget_B) - budget_B, budget_B)
+            draws_2R = draws_2R[:, place_R < np.repeat(budget_B - unused_B, budget_B)]
+        return hidden_BN, draws_2R
+
+    def _draw(self, places: list[int], count_B: np.ndarray, budget_B: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Random numbers for the masking `[C, M]` and for the tokens of the budget `[2, R]`.
+
+        A row draws for its own tokens only, in one call: what it is padded to, or beside, changes nothing.
+        """
+        channels, m, r = self.masking.channels, 0, 0
+        draws_CM, draws_2R = np.empty((channels, count_B.sum())), np.empty((2, budget_B.sum()))
+        for place, count, budget in zip(places, count_B.tolist(), budget_B.tolist()):
+            drawn = self.random.draw(place, channels * count + 2 * budget)
+            draws_CM[:, m : m + count] = drawn[: channels * count].reshape(channels, count)
+            draws_2R[:, r : r + budget] = drawn[channels * count :].reshape(2, budget)
+            m, r = m + count, r + budget
+        return draws_CM, draws_2R
 
 
 class _RowRandom:
