@@ -33,7 +33,7 @@ class PaperEngine:
         self.looks[job.folder] += 1
         if self.looks[job.folder] < 2:
             return JobStatus("running")
-        if yaml.safe_load((job.folder / "recipe.yaml").read_text())["data"]["fails"]:
+        if yaml.safe_load(job.files["recipe.yaml"])["data"]["fails"]:
             return JobStatus("ended", 1)
         job.output.mkdir(parents=True, exist_ok=True)
         (job.output / "result.json").write_text(json.dumps({"eval_loss": 1.0}))

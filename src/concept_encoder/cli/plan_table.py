@@ -46,7 +46,8 @@ def status_table(states: Sequence[State], store: Store, width: int, everything: 
         table.add_column(_COLUMNS[i], justify="left" if i < 2 else "right", no_wrap=True)
     for row in rows:
         table.add_row(*(row[i] for i in used))
-    why = [Text(f"{s.name}: {mask(s.stopping or s.reason)}") for s in shown if s.stopping or s.reason]
+    told = [state for state in shown if state.stopping or (state.reason and (state.final or state.attempt))]
+    why = [Text(f"{state.name}: {mask(state.stopping or state.reason)}") for state in told]
     if rest:
         why.append(Text("and " + ", ".join(f"{count} {name}" for name, count in rest.items()) + " (--all)"))
     return Group(table, *why)

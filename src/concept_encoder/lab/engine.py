@@ -13,9 +13,10 @@ class Job:
     Attributes:
         folder: of the attempt; it identifies the job, also to a client that starts after this one has died.
         command: the words of the command; no shell reads them.
-        output: the run's folder.
+        output: the run's folder, made if it is missing.
         gpus: how many it needs; 0 takes a CPU slot.
         environment: variables beside those of the client.
+        files: name -> text of what has to lie in `folder` when it starts.
     """
 
     folder: Path
@@ -23,6 +24,7 @@ class Job:
     output: Path
     gpus: int = 0
     environment: Mapping[str, str] = field(default_factory=dict)
+    files: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

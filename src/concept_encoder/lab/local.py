@@ -54,7 +54,9 @@ class LocalEngine:
             environment["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, chosen))
         else:
             environment |= {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": str(self._threads)}
-        job.folder.mkdir(parents=True, exist_ok=True)
+        job.output.mkdir(parents=True, exist_ok=True)
+        for name, text in job.files.items():
+            write_atomically(job.folder / name, text)
         content = {"command": list(job.command), "environment": environment, "gpus": chosen}
         write_atomically(job.folder / "job.json", json.dumps(content, indent=1) + "\n")
         with open(job.folder / "alive", "a") as lock:

@@ -18,7 +18,6 @@ from concept_encoder.lab.readiness import Readiness
 from concept_encoder.lab.runs import Run
 from concept_encoder.lab.store import FINAL, State, Store
 from concept_encoder.lab.verbs import PROGRAM, VERBS, command_line, metrics_of, read_result
-from concept_encoder.records import write_atomically
 
 RETRIES = {"crash": 1, "killed": 2, "lost": 3, "memory": 1}  # attempts after the first, by what went wrong
 
@@ -91,13 +90,11 @@ class Scheduler:
         """An attempt at a run, counted from 1."""
         state, gpus = self.states[run.id], run.experiment.resources.gpus
         output, folder = Path(state.folder).resolve(), self.store.attempt_folder(state, attempt).resolve()
-        sections = self._sections(run, state)
-        command = command_line(run.verb, sections, folder / "recipe.yaml", output, gpus, self.program)
-        return Job(folder, command, output, gpus)
-
-    def _sections(self, run: Run, state: State) -> dict[str, Any]:
         folders = {id: Path(self.states[id].folder).resolve() for id in run.inputs.values()}
-        return run.resolved(folders, state.changes)
+        sections = run.resolved(folders, state.changes)
+        command = command_line(run.verb, sections, folder / "recipe.yaml", output, gpus, self.program)
+        recipe = yaml.safe_dump(sections, sort_keys=False, allow_unicode=True) if run.verb.takes_recipe else None
+        return Job(folder, command, output, gpus, files={} if recipe is None else {"recipe.yaml": recipe})
 
     def _planned(self, run: Run) -> State:
         steps = (run.sections.get("training") or {}).get("max_steps") or None
@@ -126,13 +123,6 @@ class Scheduler:
             self._conclude(run, state, "done", "its result was there")
             return True
         job = self.job(run, state.attempt + 1)
-        job.folder.mkdir(parents=True, exist_ok=True)
-        job.output.parent.mkdir(parents=True, exist_ok=True)
-        if run.verb.name == "bench":
-            job.output.mkdir(exist_ok=True)
-        if run.verb.takes_recipe:
-            content = yaml.safe_dump(self._sections(run, state), sort_keys=False, allow_unicode=True)
-            write_atomically(job.folder / "recipe.yaml", content)
         if not self.engine.submit(job):
             return False
         self.store.move(state, "running", "", attempt=state.attempt + 1, stopping="", started=time.time(), ended=None)
