@@ -70,6 +70,9 @@ def test_own_files_are_learned_through_the_concepts(sections, tmp_path):
     assert result["examples"] == {"train": 160, "validation": 60}
     assert set(result["controls"]) == {"concepts shuffled", "concepts zeroed"}
     assert json.loads((tmp_path / "run" / "result.json").read_text())["scores"] == result["scores"]
+    found = json.loads((tmp_path / "run" / "predictions.json").read_text())
+    assert found["label_names"] == ["animal", "tool"]
+    assert compute_all(["accuracy"], found["predictions"], found["labels"])["accuracy"] == result["scores"]["accuracy"]
     model = load_checkpoint(ConceptEncoderForSequenceClassification, tmp_path / "run")
     assert set(model.config.id2label.values()) == {"animal", "tool"}
     with pytest.raises(ValueError, match="holds no weights for head"):

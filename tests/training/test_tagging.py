@@ -104,6 +104,9 @@ def test_tags_that_need_the_neighbours_are_learned(sections, tmp_path):
     assert result["words"]["scored"] == len(right)
     assert result["scores"]["accuracy"] == pytest.approx(accuracy_score(right, found))
     assert result["scores"]["macro_f1"] == pytest.approx(f1_score(right, found, average="macro"))
+    kept = json.loads((tmp_path / "run" / "predictions.json").read_text())
+    names = kept["label_names"]
+    assert [[names[tag] for text in kept[side] for tag in text] for side in ("labels", "predictions")] == [right, found]
 
 
 def test_accumulation_changes_nothing(sections, tmp_path):

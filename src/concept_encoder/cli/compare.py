@@ -1,5 +1,7 @@
 """`concept-encoder compare RUN_A RUN_B …`."""
 
+from collections.abc import Sequence
+
 import click
 
 
@@ -23,4 +25,33 @@ def command(runs: tuple[str, ...], kind: str | None, output: str | None) -> None
 
     kind, file = check_output(kind, output)
     systems = read_systems(runs)
-    write_tables("Comparison of " + ", ".join(system.name for system in systems), tables(compare(systems)), kind, file)
+    found = compare(systems)
+    tested = [row for row in found.differences if row.found is not None]
+    figures = {f"Differences from {systems[0].name}": _forest(tested)} if tested and kind == "html" else {}
+    title = "Comparison of " + ", ".join(system.name for system in systems)
+    write_tables(title, tables(found), kind, file, figures)
+
+
+def _forest(rows: Sequence["DifferenceRow"]) -> "Figure":  # noqa: F821
+    """Every difference with its interval, from top to bottom; filled where there is a verdict."""
+    from concept_encoder.analysis.figures import STYLES, figure, new_axes
+    from concept_encoder.evaluation.tables import short
+
+    candidates = list(dict.fromkeys(row.candidate for row in rows))
+
+    @figure
+    def draw() -> "Figure":  # noqa: F821
+        fig, (axes,) = new_axes(height=1.0 + 0.26 * len(rows))
+        for place, row in enumerate(rows):
+            found = row.found.interval
+            style = STYLES[candidates.index(row.candidate) % len(STYLES)]
+            axes.plot([100 * found.low, 100 * found.high], [place, place], color=style["color"])
+            filled = style["color"] if row.verdict in ("higher", "lower") else "white"
+            axes.plot(100 * found.value, place, marker=style["marker"], color=style["color"], markerfacecolor=filled)
+        axes.axvline(0, color="black", linewidth=0.8)
+        axes.set_yticks(range(len(rows)), [f"{row.task} {short(row.metric)}, {row.candidate}" for row in rows])
+        axes.invert_yaxis()
+        axes.set_xlabel("points; 95 % interval; filled: higher or lower after correction")
+        return fig
+
+    return draw()

@@ -1,6 +1,6 @@
 """Tables to a terminal or a file, in the format that was asked for."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import click
@@ -32,13 +32,19 @@ def check_output(kind: str | None, output: str | None) -> tuple[str, Path | None
     return kind or _SUFFIXES[file.suffix], file
 
 
-def write_tables(title: str, tables: Sequence[Table], kind: str, file: Path | None) -> None:
-    """Print the tables, or write them whole."""
+def write_tables(
+    title: str,
+    tables: Sequence[Table],
+    kind: str,
+    file: Path | None,
+    figures: Mapping[str, "Figure"] | None = None,  # noqa: F821
+) -> None:
+    """Print the tables, or write them whole. A page shows the figures too, by their captions."""
     if kind == "terminal":
         for table in tables:
             _show(table)
         return
-    text = _page(title, tables) if kind == "html" else FORMATS[kind](tables)
+    text = _page(title, tables, figures or {}) if kind == "html" else FORMATS[kind](tables)
     if file is None:
         click.echo(text, nl=False)
         return
@@ -63,10 +69,12 @@ def _show(table: Table) -> None:
     console.print()
 
 
-def _page(title: str, tables: Sequence[Table]) -> str:
+def _page(title: str, tables: Sequence[Table], figures: Mapping[str, "Figure"]) -> str:  # noqa: F821
     from concept_encoder.analysis.report import Report
 
     report = Report(title)
     for table in tables:
         report.section(table.title).table(table.header, table.rows).notes(table.notes)
+    for caption, figure in figures.items():
+        report.figure(figure, caption)
     return report.render()

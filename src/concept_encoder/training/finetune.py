@@ -1,10 +1,12 @@
 """Fine-tuning on a task: from a recipe to a run's folder, with the controls that say whether concepts matter."""
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from concept_encoder.data.tasks import TaskConfig, TaskData, load_task
@@ -13,6 +15,7 @@ from concept_encoder.errors import UserError
 from concept_encoder.model import ConceptEncoderForSequenceClassification, ConceptEncoderForTokenClassification
 from concept_encoder.model.loading import load_checkpoint, resolve_checkpoint
 from concept_encoder.model.pooling import CLASSIFIER_HEADS
+from concept_encoder.records import write_atomically
 from concept_encoder.training.batches import TaskCollator, text_lengths, tokenize_task
 from concept_encoder.training.model_card import model_card
 from concept_encoder.training.recipe import resolved, section
@@ -82,6 +85,8 @@ def finetune(
 ) -> dict[str, Any]:
     """Train on a task and write the run's folder. Returns `result.json`.
 
+    Beside it stands `predictions.json`, the held-out labels and answers one by one: what paired tests are made of.
+
     Args:
         score: the metrics of these names of `(predictions, labels)`; given by the caller, as evaluation is another
             room. `evaluation.metrics.scorer(task)` makes the one that fits a task.
@@ -125,6 +130,7 @@ def finetune(
         processing_class=tokenizer,
         model_card=lambda state: model_card(model.config, plain, state.log_history),
     )
+    predictions = predict(model, rows["validation"], collator)
     result = {
         "verb": "finetune",
         "task": task.name,
@@ -133,7 +139,7 @@ def finetune(
         "examples": {side: len(rows[side]) for side in rows},
         **_words(task, labels),
         "baselines": dict(baselines or {}),
-        "scores": score(task.metrics, predict(model, rows["validation"], collator), labels),
+        "scores": score(task.metrics, predictions, labels),
         "controls": concept_controls(
             model, rows["validation"], collator, lambda found: score(task.metrics, found, labels)
         ),
@@ -141,6 +147,8 @@ def finetune(
         "checkpoint": str(resolve_checkpoint(training.output_dir).relative_to(training.output_dir)),
     }
     if trainer.is_world_process_zero():
+        answers = {"labels": _plain(labels), "predictions": _plain(predictions), "label_names": task.label_names}
+        write_atomically(run.path / "predictions.json", json.dumps(answers) + "\n")
         run.write_json("result.json", result)
     return result
 
@@ -169,6 +177,10 @@ def _load_classifier(recipe: FinetuneRecipe, checkpoint: Path, task: TaskData) -
             f"set data.max_length={longest}"
         )
     return model
+
+
+def _plain(answers: Answers) -> list[Any]:
+    return [answer.tolist() if isinstance(answer, np.ndarray) else answer for answer in answers]
 
 
 def _words(task: TaskData, labels: Answers) -> dict[str, Any]:

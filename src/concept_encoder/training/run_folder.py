@@ -1,7 +1,7 @@
 """A run's folder is its record: everything else is computed from it and can be thrown away.
 
 `recipe.yaml` (resolved) · `environment.json` · `metrics.jsonl` (append-only, one JSON a line) · `result.json` ·
-`checkpoints/`
+`predictions.json` (fine-tuning) · `checkpoints/`
 """
 
 import json
