@@ -11,16 +11,16 @@ import yaml
 from safetensors.torch import load_file
 
 from concept_encoder.errors import UserError
-from concept_encoder.model import ConceptEncoderForMaskedLM, preset_config
+from concept_encoder.model import PRESETS, ConceptEncoderForMaskedLM, preset_config
 from concept_encoder.model.loading import list_checkpoints
 from concept_encoder.objectives.concept_losses import CONCEPT_LOSSES
 from concept_encoder.objectives.masked_lm import ObjectiveConfig
 from concept_encoder.objectives.weighting import WEIGHTINGS
+from concept_encoder.records import read_metrics
 from concept_encoder.training import concept_objective
 from concept_encoder.training.concept_objective import FILE, ConceptObjective
 from concept_encoder.training.pretrain import PretrainRecipe, pretrain
 from concept_encoder.training.recipe import load_rows, load_sections
-from concept_encoder.training.run_folder import read_metrics
 from concept_encoder.training.trainer import ConceptTrainer
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "concept-losses.yaml"
@@ -29,7 +29,6 @@ RECORD = {"task_loss", "concept_loss", "task_weight", "concept_weight", "task_gr
 
 @pytest.fixture
 def sections(sections: dict) -> dict:
-    sections["model"]["decoder_layer_types"] = "write"  # where the decoder reads no concepts, the task has no gradient
     before = torch.get_num_threads()
     sections["training"]["threads"] = 1
     yield sections
@@ -56,10 +55,12 @@ def assert_same_state(one: Path, two: Path) -> None:
         assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-def small_model(preset: str = "anchored", num_layers: int = 3) -> ConceptEncoderForMaskedLM:
+def small_model(preset: str = "anchored", num_layers: int = 3, **fields: int) -> ConceptEncoderForMaskedLM:
     torch.manual_seed(0)
     sizes = {"vocab_size": 64, "hidden_size": 16, "num_attention_heads": 2, "max_position_embeddings": 24}
-    return ConceptEncoderForMaskedLM(preset_config(preset, num_layers, local_window=8, mask_token_id=4, **sizes))
+    return ConceptEncoderForMaskedLM(
+        preset_config(preset, num_layers, local_window=8, mask_token_id=4, **sizes, **fields)
+    )
 
 
 def batch(padded: bool = True) -> dict[str, torch.Tensor]:
@@ -99,10 +100,14 @@ def test_an_idle_constraint_changes_nothing_and_evaluation_is_the_task_alone(sec
     assert not (list_checkpoints(plain)[-1] / FILE).exists()
 
 
-@pytest.mark.parametrize("preset", ["anchored", "woven", "bixt"])
+WITH_CONCEPTS = [name for name, preset in PRESETS.items() if preset.options["concept_source"] != "none"]
+
+
+@pytest.mark.parametrize("preset", WITH_CONCEPTS)
 def test_the_share_is_that_of_the_two_gradients(preset):
-    """One backward pass gives what differentiating each loss by itself gives."""
-    model, inputs = small_model(preset, 4), batch()
+    """One backward pass gives what differentiating each loss by itself gives, whoever hears the last concepts."""
+    learned = PRESETS[preset].options["concept_source"] == "learned"
+    model, inputs = small_model(preset, 6, **({"num_concepts": 6} if learned else {})), batch()
     objective = ConceptObjective(ObjectiveConfig(concept_loss="combined", concept_loss_weight=0.3))
     objective.attach(model)
     task = model(**inputs).loss
@@ -114,6 +119,7 @@ def test_the_share_is_that_of_the_two_gradients(preset):
     objective.total(task, 1).backward()
     objective.after_backward()
     record = objective.finish_step()
+    assert task_norm > 0
     assert record["task_grad_share"] == pytest.approx(task_norm / (task_norm + concept_norm), rel=1e-3)
     assert record["task_loss"] == pytest.approx(task.item())
     assert record["concept_loss"] == pytest.approx(concept.item())
@@ -205,22 +211,65 @@ def test_losses_train_in_bf16(sections, tmp_path, name):
     assert all(torch.tensor([*record.values()]).isfinite().all() for record in records(run))
 
 
+def shares(objective: ConceptObjective, windows: list[float]) -> list[int]:
+    """The steps at which the guard speaks when the task holds these shares, each for a whole window."""
+    spoken = []
+    for step in range(1, concept_objective.WINDOW * len(windows) + 1):
+        share = windows[(step - 1) // concept_objective.WINDOW]
+        objective._loss_2, objective._square_2 = torch.ones(2), torch.tensor([share**2, (1 - share) ** 2])
+        objective.finish_step()
+        if objective.low_share(step):
+            spoken.append(step)
+    return spoken
+
+
+@pytest.mark.parametrize(
+    ("windows", "spoken"),
+    [
+        ([0.13, 0.29, 0.38, 0.32, 0.24, 0.18], [400]),  # combined, kendall_gal_original: loss 0.36 above none
+        ([0.09, 0.09, 0.09, 0.08, 0.05, 0.03], [400]),  # vicreg, kendall_gal_original: 0.45 above
+        ([0.23, 0.69, 0.82, 0.87, 0.89, 0.90], []),  # uniformity, fixed 0.1: no harm
+        ([0.11, 0.13, 0.18, 0.37, 0.49, 0.57], []),  # t_regs in woven, fixed 0.1: no harm
+        ([0.97, 0.96, 0.95, 0.95], []),  # falls, but far above the floor
+        ([0.90, 0.90, 0.10, 0.10], [300]),
+    ],
+)
+def test_a_share_that_is_low_and_does_not_rise_is_spoken_of_once(windows, spoken):
+    """Shares of 100 steps as they were measured, see LOG.md; equal windows differ in their last digits."""
+    windows = [share - 1e-4 * i if share == 0.09 and i == 3 else share + 1e-4 * i for i, share in enumerate(windows)]
+    assert shares(ConceptObjective(ObjectiveConfig(concept_loss="vicreg")), windows) == spoken
+
+
+def test_the_guard_goes_on_where_it_was(tmp_path):
+    windows = [0.13, 0.29, 0.38, 0.32]
+    first, second = (ConceptObjective(ObjectiveConfig(concept_loss="vicreg")) for _ in range(2))
+    assert shares(first, windows[:3]) == []
+    first.save(tmp_path)
+    second.load(tmp_path)
+    assert shares(second, windows[3:]) == [100]
+
+
+HEAVY = {"concept_loss": "vicreg", "concept_loss_weight": 1000.0, "task_share_floor": 0.9}
+
+
 def test_a_low_share_warns_once(sections, tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr(concept_objective, "WINDOW", 2)
+    monkeypatch.setattr(concept_objective, "WINDOW", 1)
     with caplog.at_level(logging.WARNING):
-        train(sections, tmp_path / "run", {"concept_loss": "vicreg", "concept_loss_weight": 1000.0})
+        run = train(sections, tmp_path / "run", HEAVY, max_steps=12)
     lines = [record.message for record in caplog.records if "task_share_floor" in record.message]
+    found = [record["task_grad_share"] for record in records(run)]
+    first = next(i for i in range(1, 12) if found[i] <= found[i - 1]) + 1
     assert len(lines) == 1
-    assert "at step 2 the masked-LM loss holds" in lines[0]
+    assert f"at step {first} the masked-LM loss holds" in lines[0]
     assert "lower objective.concept_loss_weight" in lines[0]
 
 
 def test_a_low_share_stops_when_told_to(sections, tmp_path, monkeypatch):
-    monkeypatch.setattr(concept_objective, "WINDOW", 2)
-    objective = {"concept_loss": "vicreg", "concept_loss_weight": 1000.0, "on_low_task_share": "stop"}
-    with pytest.raises(UserError, match=r"objective\.task_share_floor: at step 2 the masked-LM loss holds"):
-        train(sections, tmp_path / "run", objective)
-    assert [record["step"] for record in records(tmp_path / "run")] == [1, 2]
+    monkeypatch.setattr(concept_objective, "WINDOW", 1)
+    objective = {**HEAVY, "on_low_task_share": "stop"}
+    with pytest.raises(UserError, match=r"objective\.task_share_floor: at step \d+ the masked-LM loss holds"):
+        train(sections, tmp_path / "run", objective, max_steps=12)
+    assert 2 <= len(records(tmp_path / "run")) < 12
     train(sections, tmp_path / "free", {**objective, "task_share_floor": 0})
 
 
@@ -228,7 +277,7 @@ def test_a_low_share_stops_when_told_to(sections, tmp_path, monkeypatch):
     ("overrides", "message"),
     [
         (
-            ["objective.concept_loss=vicreg", "model.preset=bert", "model.decoder_layer_types=null"],
+            ["objective.concept_loss=vicreg", "model.preset=bert"],
             "objective.concept_loss: 'vicreg' needs concepts, but model.concept_source is 'none'",
         ),
         (["objective.concept_loss=vicrg"], "objective.concept_loss: no concept loss is called 'vicrg'"),
@@ -248,13 +297,6 @@ def test_a_low_share_stops_when_told_to(sections, tmp_path, monkeypatch):
     ],
 )
 def test_a_wrong_recipe_is_refused_before_any_work(sections, tmp_path, overrides, message):
-    sections["model"] = {
-        "hidden_size": 16,
-        "num_attention_heads": 2,
-        "num_layers": 2,
-        "preset": "woven",
-        "decoder_layer_types": "write",
-    }
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(yaml.safe_dump(sections))
     with pytest.raises(UserError, match=f"^{message}") as caught:
@@ -272,24 +314,30 @@ def test_the_grid_of_the_plan_is_checked():
 
 
 @pytest.mark.slow
-def test_the_plans_failure_in_a_small_model(sections, tmp_path):
-    """A minute of training: unguarded, the held-out loss ends well above a run without a concept loss."""
+def test_learned_weights_spoil_the_task_and_the_guard_sees_it(sections, tmp_path, caplog):
+    """A minute of training: unguarded, the held-out loss ends well above a run without a concept loss, and the guard
+    warns; it says nothing of the weightings that do no harm."""
     sections["model"] |= {"preset": "anchored", "num_layers": 4}
+    sections["data"]["packing"] = "full"
     training = {"max_steps": 600, "batch_size": 16, "learning_rate": 0.003, "log_every": 50}
-    runs = {
-        name: train(sections, tmp_path / name, objective, **training)
-        for name, objective in {
-            "none": {},
-            "original": {"concept_loss": "combined", "loss_weighting": "kendall_gal_original"},
-            "guarded": {"concept_loss": "combined", "loss_weighting": "kendall_gal"},
-            "constraint": {"concept_loss": "combined", "loss_weighting": "constraint"},
-        }.items()
+    objectives = {
+        "none": {},
+        "original": {"concept_loss": "combined", "loss_weighting": "kendall_gal_original"},
+        "guarded": {"concept_loss": "combined", "loss_weighting": "kendall_gal"},
+        "constraint": {"concept_loss": "combined", "loss_weighting": "constraint"},
+        "uniformity": {"concept_loss": "uniformity"},  # leads in the first steps
     }
-    loss = {name: json.loads((run / "result.json").read_text())["eval_loss"] for name, run in runs.items()}
-    last = {name: records(runs[name])[-1] for name in ("original", "guarded", "constraint")}
+    loss, last, warned = {}, {}, {}
+    for name, objective in objectives.items():
+        caplog.clear()
+        with caplog.at_level(logging.WARNING):
+            run = train(sections, tmp_path / name, objective, **training)
+        loss[name] = json.loads((run / "result.json").read_text())["eval_loss"]
+        warned[name] = any("task_share_floor" in record.message for record in caplog.records)
+        last[name] = (records(run) or [None])[-1]
     assert loss["original"] > loss["none"] + 0.15
     assert last["original"]["concept_weight"] > 50 * last["original"]["task_weight"]
-    assert last["original"]["task_grad_share"] < 0.5
-    for name in ("guarded", "constraint"):
+    assert warned == {name: name == "original" for name in objectives}
+    for name in ("guarded", "constraint", "uniformity"):
         assert loss[name] < loss["none"] + 0.05
         assert last[name]["task_grad_share"] > 0.8

@@ -10,7 +10,6 @@ from transformers.activations import ACT2FN
 from concept_encoder.model.compatibility import check_layout
 from concept_encoder.model.decoders import DECODERS
 from concept_encoder.model.layout import parse_layout
-from concept_encoder.model.moves import MOVES
 from concept_encoder.model.positions import POSITIONS
 from concept_encoder.model.sources import SOURCES
 
@@ -122,12 +121,6 @@ class ConceptEncoderConfig(PreTrainedConfig):
     @property
     def concepts_own_positions(self) -> bool:
         return SOURCES[self.concept_source].owns_positions
-
-    @property
-    def decoder_hears_concepts(self) -> bool:
-        """Whether the decoder reads the last concepts; `token_stream` without layers does not."""
-        in_layers = any("concepts" in MOVES[name].uses for name in self.decoder_layer_types)
-        return in_layers or "concepts" in DECODERS[self.decoder].reads
 
     def concepts_at(self, length: int) -> int:
         """C for a text of `length` tokens; 0 without concepts."""

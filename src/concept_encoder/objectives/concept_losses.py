@@ -43,7 +43,7 @@ class ConceptLoss:
 @CONCEPT_LOSSES.register("orthogonality")
 class Orthogonality(ConceptLoss):
     """Mean squared cosine between the concepts of a text. Source: soft orthogonality, Bansal et al. 2018
-    (arXiv:1810.09102), on unit vectors and averaged over pairs; the research plan's first loss.
+    (arXiv:1810.09102), on unit vectors and averaged over pairs.
 
     Formula: mean over texts of  1 / (n (n - 1)) sum_{i != j} cos(z_i, z_j)^2
 
@@ -90,7 +90,7 @@ class VICReg(ConceptLoss):
 
 @CONCEPT_LOSSES.register("combined")
 class Combined(ConceptLoss):
-    """Every dimension varies, and concepts repel each other. Source: the research plan's own code: VICReg's variance
+    """Every dimension varies, and concepts repel each other. Source: github.com/ksopyla/MrCogito: VICReg's variance
     term (arXiv:2105.04906, equation 1) plus the Gaussian potential of Wang & Isola (arXiv:2005.10242), no logarithm.
 
     Formula: 1/D sum_j max(0, 1 - sqrt(Var_j + 1e-4))  +  mean over texts of  mean_{i != j} exp(-2 |u_i - u_j|^2),

@@ -43,8 +43,8 @@ class ObjectiveConfig:
         concept_loss_weight: of the concept loss, against 1 for the masked-LM loss.
         rank_target: with `constraint`, the effective rank below which the concept loss acts, as a share of the most
             that a text's concepts can reach.
-        task_share_floor: the least share of the gradient at the concepts that the masked-LM loss should hold, in the
-            mean of the last steps; 0 turns the guard off.
+        task_share_floor: the least share of the gradient at the last concepts that the masked-LM loss should hold, in
+            the mean of 100 steps, unless the share is still rising; 0 turns the guard off.
         on_low_task_share: what happens below the floor.
     """
 
@@ -60,7 +60,7 @@ class ObjectiveConfig:
     loss_weighting: str = "fixed"
     concept_loss_weight: float = 0.1
     rank_target: float = 0.5
-    task_share_floor: float = 0.1
+    task_share_floor: float = 0.4
     on_low_task_share: Literal["warn", "stop"] = "warn"
 
     def __post_init__(self) -> None:

@@ -1,9 +1,10 @@
 """How the task loss and the concept loss add up (`objective.loss_weighting`).
 
-What can go wrong is known: with weights learned after Kendall & Gal the research plan's model brought its concept loss
-to nothing (effective rank 122 of 128) while the masked-LM loss rose from 2.54 to 4.31; even a fixed 0.1 cost it 1.0.
-A loss that can come close to 0 draws a learned weight towards infinity. Hence two rules for the members that do no
-harm: the task loss keeps weight 1, and the concept loss has a weight that cannot run away.
+What can go wrong is known: with weights learned after Kendall & Gal a Perceiver of width 512 with 128 concepts
+(github.com/ksopyla/MrCogito) brought its concept loss to nothing (effective rank 122 of 128) while the masked-LM loss
+rose from 2.54 to 4.31; even a fixed 0.1 cost it 1.0. A loss that can come close to 0 draws a learned weight towards
+infinity. Hence two rules for the members that do no harm: the task loss keeps weight 1, and the concept loss has a
+weight that cannot run away.
 
 A weighting is a module with buffers only. Its weights are constant within one optimiser step; `update` then moves them
 by what was seen in the whole step, over all micro-batches and devices. So accumulation changes nothing, no optimiser
@@ -71,7 +72,8 @@ class Fixed(Weighting):
 
     Formula: L = L_task + w L_concept
 
-    Requirements: a weight that was tried; 0.1 is a start, and still moved a model of the plan's size by 1.0 in loss.
+    Requirements: a weight that was tried; 0.1 is a start, and still cost a model of width 512 with 128 concepts
+        1.0 in loss.
     Inputs: `objective.concept_loss_weight` w.
     Relations: `constraint` uses the same weight, but only while it is needed.
 
@@ -134,8 +136,8 @@ class KendallGal(Weighting):
 
 @WEIGHTINGS.register("kendall_gal_original")
 class KendallGalOriginal(Weighting):
-    """Both weights learned, without a guard: kept to reproduce the research plan's failure, not for use. Source:
-    Kendall et al. 2018 (arXiv:1705.07115, equation 7), with log-variances s as in the plan.
+    """Both weights learned, without a guard: kept to reproduce a failure of the MrCogito project, not for use.
+    Source: Kendall et al. 2018 (arXiv:1705.07115, equation 7), with log-variances s.
 
     Formula: L = sum_i (exp(-s_i) L_i + s_i) / 2,  weights exp(-s_i) / 2, which settle at 1 / (2 L_i)
 

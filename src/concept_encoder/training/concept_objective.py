@@ -1,11 +1,17 @@
 """Training with a concept loss beside the task: the sum of the two, what each does to the concepts, and the guard.
 
-Both losses pass through the concepts, so that is where their gradients are compared. Nothing is differentiated twice:
-the concept loss reads an alias of the concepts. After the one backward pass the alias holds the gradient of the
-concept loss alone, the concepts hold that of both, and the difference is the task's.
+Both losses pass through the last concepts, so that is where their gradients are compared. The task has one there too: a
+model whose last concepts neither the decoder nor a later move reads is refused (`model/compatibility.py`). Where tokens
+hear concepts earlier as well (`woven`), what the task says there is not counted.
 
-A caveat of the measure: where training has come to rest the two gradients balance, and the share is one half whatever
-the weights are. It shows who moves the concepts now; the weights are recorded beside it.
+Nothing is differentiated twice: the concept loss reads an alias of the concepts. After the one backward pass the alias
+holds the gradient of the concept loss alone, the concepts hold that of both, and the difference is the task's.
+
+What the share can say: who moves the concepts now. At first the concept loss leads whatever becomes of the run, longest
+where tokens hear concepts early; then the task's share rises, to 0.6 and more in runs that took no harm, while it stays
+low or falls again where learned weights run away. So the guard speaks of a share that is below its floor and no longer
+rises. Where training has come to rest the two gradients balance at one half, so a floor lies below that. And a task
+that holds the larger share can still pay for the concept loss: compare held-out losses. LOG.md has the numbers.
 """
 
 import logging
@@ -28,7 +34,7 @@ from concept_encoder.training.run_folder import RunFolder
 logger = logging.getLogger(__name__)
 
 FILE = "concept_objective.safetensors"
-WINDOW = 100  # steps over which the task's share is averaged before it is judged
+WINDOW = 100  # steps over which the task's share is averaged before it is judged, beside those before them
 
 
 class ConceptObjective(nn.Module):
@@ -39,8 +45,7 @@ class ConceptObjective(nn.Module):
 
     Args:
         objective: a section with a `concept_loss`.
-        measure: whether gradients can be compared: not inside a compiled model, and not where the decoder does not
-            read the last concepts, as the task has no gradient there.
+        measure: whether gradients can be compared: not inside a compiled model.
     """
 
     def __init__(self, objective: ObjectiveConfig, measure: bool = True):
@@ -49,7 +54,8 @@ class ConceptObjective(nn.Module):
         self.concept_loss = CONCEPT_LOSSES[objective.concept_loss]()
         weighting = WEIGHTINGS[objective.loss_weighting]
         self.weighting = weighting(objective.concept_loss_weight, objective.rank_target)
-        self.register_buffer("mean_share", torch.tensor(0.0))
+        self.register_buffer("window_share", torch.tensor(0.0))  # of the window that is running, summed
+        self.register_buffer("last_share", torch.tensor(0.0))  # mean of the window before
         self.register_buffer("steps_seen", torch.tensor(0))
         self.register_buffer("warned", torch.tensor(False))
         self.latest: dict[str, float] = {}
@@ -109,7 +115,7 @@ class ConceptObjective(nn.Module):
             both = seen.grad_2.sum()
             share = torch.where(both > 0, seen.grad_2[0] / both, 1.0)
             self.steps_seen += 1
-            self.mean_share += (share - self.mean_share) / self.steps_seen.clamp(max=WINDOW)
+            self.window_share += share
             record["task_grad_share"] = share
         if seen.rank_share is not None:
             record["rank_share"] = seen.rank_share
@@ -123,16 +129,21 @@ class ConceptObjective(nn.Module):
         self._rank_share: Tensor | float = 0.0
 
     def low_share(self, step: int) -> str | None:
-        """What to say, once, when the task's share of the gradient has fallen below the floor."""
+        """What to say, once, when a window ends in which the task's share was below the floor and did not rise."""
+        if self.steps_seen == 0 or self.steps_seen % WINDOW:
+            return None
+        share, before = float(self.window_share) / WINDOW, float(self.last_share)
+        self.last_share.fill_(share)
+        self.window_share.zero_()
         objective = self.objective
-        if self.warned or self.steps_seen < WINDOW or not self.mean_share < objective.task_share_floor:
+        if self.warned or not (share < objective.task_share_floor and share <= before):
             return None
         self.warned.fill_(objective.on_low_task_share == "warn")
         return (
-            f"objective.task_share_floor: at step {step} the masked-LM loss holds {float(self.mean_share):.1%} of the "
-            f"gradient at the concepts (mean of {WINDOW} steps, floor {objective.task_share_floor:.1%}), the concept "
-            f"loss {objective.concept_loss!r} the rest; lower objective.concept_loss_weight or use "
-            "objective.loss_weighting=constraint"
+            f"objective.task_share_floor: at step {step} the masked-LM loss holds {share:.1%} of the gradient at the "
+            f"concepts and no longer gains (mean of {WINDOW} steps, {before:.1%} before, floor "
+            f"{objective.task_share_floor:.1%}), the concept loss {objective.concept_loss!r} the rest; lower "
+            "objective.concept_loss_weight or use objective.loss_weighting=constraint"
         )
 
     def save(self, folder: Path) -> None:
