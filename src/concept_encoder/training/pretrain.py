@@ -22,7 +22,7 @@ from concept_encoder.training.recipe import model_config, resolved, section
 from concept_encoder.training.run_folder import RunFolder
 from concept_encoder.training.schedule import FIRST, CutStream
 from concept_encoder.training.settings import TrainingConfig
-from concept_encoder.training.stream import ExampleStream
+from concept_encoder.training.stream import ExampleStream, LengthGrouped
 from concept_encoder.training.trainer import run_trainer, use_kernel
 
 _EVAL_SEED = 20_101  # the held-out masks are the same for every run, whatever its seed
@@ -71,19 +71,15 @@ class PretrainRecipe:
             raise UserError("training.length_warmup: cuts rows of one length; set data.packing=full")
 
     def check_objective(self, config: ConceptEncoderConfig) -> None:
-        """Refuse a concept loss that this model or this way of training cannot have."""
+        """Refuse an objective that this model or this way of training cannot have."""
         objective = self.objective
+        objective.check_model(config)
         if objective.concept_loss is None:
             return
         if config.concept_source == "none":
             raise UserError(
                 f"objective.concept_loss: {objective.concept_loss!r} needs concepts, but model.concept_source is "
                 "'none'; drop it or choose a preset with concepts"
-            )
-        if not config.decoder_hears_concepts and WEIGHTINGS[objective.loss_weighting].needs_gradients:
-            raise UserError(
-                f"objective.loss_weighting: {objective.loss_weighting!r} compares gradients at the last concepts, but "
-                f"decoder {config.decoder!r} does not read them; use fixed or constraint"
             )
         guarded = objective.task_share_floor > 0
         if self.training.torch_compile and (guarded or WEIGHTINGS[objective.loss_weighting].needs_gradients):
@@ -93,11 +89,11 @@ class PretrainRecipe:
                 f"training.torch_compile=false{' or objective.task_share_floor=0' if guarded else ''}"
             )
 
-    def concept_objective(self, config: ConceptEncoderConfig) -> ConceptObjective | None:
+    def concept_objective(self) -> ConceptObjective | None:
         """The concept loss with its weighting, when the recipe has one."""
         if self.objective.concept_loss is None:
             return None
-        return ConceptObjective(self.objective, not self.training.torch_compile and config.decoder_hears_concepts)
+        return ConceptObjective(self.objective, measure=not self.training.torch_compile)
 
     def model_defaults(self) -> dict[str, Any]:
         return {"max_position_embeddings": self.data.sequence_length, "vocab_size": self.data.vocab_size}
@@ -121,40 +117,41 @@ def pretrain(recipe: PretrainRecipe, corpus: PreparedCorpus | None = None, title
     torch.manual_seed(training.seed)
     model = ConceptEncoderForMaskedLM(config)
     use_kernel(model, training.attention)
-    run.begin()
     sizes = training.sizes(len(corpus.train))
     length = recipe.data.sequence_length
-    collator, eval_collator = (
-        MaskedLMCollator(corpus.tokenizer, recipe.objective, seed) for seed in (training.seed, _EVAL_SEED)
-    )
     held_out = _held_out(corpus, training)
-    stream: Dataset = ExampleStream(corpus.train, int(sizes.first_row[-1]), training.seed)
+    lengths = corpus.row_lengths
+    order = LengthGrouped(lengths, training.batch_size) if recipe.data.packing == "documents" else None
+    stream: Dataset = ExampleStream(corpus.train, int(sizes.first_row[-1]), training.seed, order)
     if training.length_warmup:
         stream = CutStream(stream, sizes, corpus.tokenizer.cls_token_id)
+    collator = MaskedLMCollator(corpus.tokenizer, recipe.objective, training.seed, num_examples=len(stream))
+    eval_collator = MaskedLMCollator(corpus.tokenizer, recipe.objective.for_evaluation(), _EVAL_SEED)
+    run.begin()
     trainer, record = run_trainer(
         model,
         run,
         training,
         sizes,
         title,
-        row_length=length,
+        row_length=float(lengths.mean()),
         train_dataset=stream,
         eval_dataset=held_out,
         data_collator=collator,
         eval_collator=eval_collator,
         processing_class=corpus.tokenizer,
         model_card=lambda state: model_card(config, plain, state.log_history),
-        concept_objective=recipe.concept_objective(config),
+        concept_objective=recipe.concept_objective(),
     )
     result = {
         "verb": "pretrain",
         "eval_loss": trainer.final_eval_loss(),
         "unigram_loss": unigram_loss(corpus.unigram_counts, held_out, eval_collator),
         "steps": sizes.steps,
-        "tokens_seen": int(sizes.first_row[-1]) * length,
+        "tokens_seen": round(int(sizes.first_row[-1]) * float(lengths.mean())),
         "tokens_per_second": record.tokens_per_second,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "flops_per_token": cost(config, length, recipe.objective.mask_rate).flops_per_token,
+        "flops_per_token": cost(config, length, recipe.objective.asked_share).flops_per_token,
         "concepts": config.concepts_at(length),
         "sequence_length": length,
         "strict": model.model.decoder.strict,
