@@ -4,8 +4,12 @@ import pytest
 import torch
 
 from concept_encoder.analysis import causal
-from concept_encoder.analysis.subject import Subject, load_subject
-from concept_encoder.errors import UserError
+from concept_encoder.analysis.subject import Subject, load_subject, tokenize
+from concept_encoder.model import (
+    ConceptEncoderForSequenceClassification,
+    ConceptEncoderForTokenClassification,
+    preset_config,
+)
 from concept_encoder.model.streams import Streams
 
 
@@ -31,6 +35,11 @@ class Counting(torch.nn.Module):
     def forward(self, input_ids, labels, concept_intervention=None):
         truth_B, z_BCD = input_ids[:, 0].float(), self.encode(input_ids, intervention=concept_intervention).heard_BCD
         return SimpleNamespace(loss=(z_BCD[:, 0, 0] - truth_B).square().mean())
+
+
+def small_config(preset, **fields):
+    sizes = {"vocab_size": 320, "hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 48}
+    return preset_config(preset, 2, num_concepts=6, max_position_embeddings=32, **sizes, **fields)
 
 
 def batch_of(*numbers: int) -> dict:
@@ -71,7 +80,9 @@ def test_only_concepts_that_exist_are_shuffled_and_averaged():
 
 def test_masked_batches_are_deterministic_and_ask_for_the_hidden_tokens(checkpoints, texts):
     subject = load_subject(checkpoints["learned"])
-    first, second = (causal.masked_batches(subject, texts(10), rate=0.3, batch_size=4) for _ in range(2))
+    first, second = (
+        causal.masked_batches(subject, tokenize(subject, texts(10)), rate=0.3, batch_size=4) for _ in range(2)
+    )
     for one, two in zip(first, second):
         assert all(torch.equal(one[name], two[name]) for name in one)
         asked = one["labels"] != -100
@@ -83,7 +94,7 @@ def test_masked_batches_are_deterministic_and_ask_for_the_hidden_tokens(checkpoi
 @pytest.mark.parametrize("name", ["learned", "anchored"])
 def test_the_real_models_take_interventions(checkpoints, texts, name):
     subject = load_subject(checkpoints[name])
-    made = causal.masked_batches(subject, texts(12), batch_size=6)
+    made = causal.masked_batches(subject, tokenize(subject, texts(12)), batch_size=6)
     report = causal.dependence(subject, made, each_batches=1)
     assert report["base_loss"] > 0
     assert report["all"]["zero"]["added"] != 0
@@ -96,9 +107,49 @@ def test_the_real_models_take_interventions(checkpoints, texts, name):
     assert report["base_loss"] + report["all"]["zero"]["added"] == pytest.approx(expected, abs=1e-4)
 
 
-def test_a_classifier_with_labels(checkpoints, texts):
-    subject = load_subject(checkpoints["classifier"])
-    made = causal.labelled_batches(subject, texts(10), [0, 1] * 5, batch_size=5)
+def save(folder, model_class, tokenizer, **fields):
+    torch.manual_seed(0)
+    model_class(small_config("perceiver_mlm", num_labels=2, **fields)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return load_subject(folder)
+
+
+def test_labels_stay_with_their_texts(checkpoints, texts):
+    subject, some = load_subject(checkpoints["classifier"]), texts(10)
+    labels = [len(text) % 2 for text in some]
+    tokenized = tokenize(subject, some)
+    for batch in causal.labelled_batches(subject, tokenized, labels, batch_size=4):
+        for ids, mask, label in zip(batch["input_ids"], batch["attention_mask"], batch["labels"]):
+            row = tokenized.ids.index(ids[mask.bool()].tolist())
+            assert labels[row] == label
+    made = causal.labelled_batches(subject, tokenized, labels, batch_size=5)
     assert causal.dependence(subject, made, each_batches=0)["labels"] == 10
-    with pytest.raises(UserError, match="labels: 3 for 2 texts"):
-        causal.labelled_batches(subject, texts(2), [0, 1, 0])
+
+
+def test_the_texts_of_a_pair_are_encoded_apart_and_shuffled_with_other_pairs(tokenizer, texts, tmp_path):
+    subject = save(tmp_path, ConceptEncoderForSequenceClassification, tokenizer, classifier_head="pair")
+    some = texts(16)
+    made = causal.labelled_batches(subject, tokenize(subject, some), [0, 1] * 4, batch_size=4)
+    assert [batch["input_ids"].shape[:2] for batch in made] == [(4, 2), (4, 2)]
+    report = causal.dependence(subject, made, each_batches=0)
+    with torch.inference_mode():
+        swap = causal.shuffled(torch.ones(64, dtype=torch.bool), apart=2)
+        losses = [
+            [float(subject.model(**batch, concept_intervention=change).loss) for batch in made]
+            for change in (None, swap)
+        ]
+    assert report["base_loss"] == pytest.approx(sum(losses[0]) / 2, abs=1e-5)
+    assert report["all"]["shuffle"]["added"] == pytest.approx((sum(losses[1]) - sum(losses[0])) / 2, abs=1e-5)
+
+
+def test_the_first_token_of_a_word_asks_for_its_tag(tokenizer, tmp_path):
+    subject = save(tmp_path, ConceptEncoderForTokenClassification, tokenizer)
+    words, tags = [["the", "catdog", "sat"], ["bird"]], [[0, 1, 0], [1]]
+    tokenized = tokenize(subject, [" ".join(sentence) for sentence in words])
+    (batch,) = causal.tagged_batches(subject, tokenized, words, tags)
+    asked = batch["labels"] != -100
+    assert asked.sum(1).tolist() == [3, 1]
+    letters = [tokenized.pieces(0)[place] for place in torch.nonzero(asked[0]).flatten()]
+    assert all(word.startswith(piece) for word, piece in zip(words[0], letters))
+    assert batch["labels"][asked].tolist() == [0, 1, 0, 1]
+    assert causal.dependence(subject, [batch], each_batches=0)["labels"] == 4

@@ -53,7 +53,7 @@ def test_slots_that_ignore_the_text_score_no_content():
     assert report["effective_rank"] > 6
     assert report["content_rank"] == 0
     assert report["variance"]["slot"] == pytest.approx(1, abs=1e-4)
-    assert report["plan_sum_over_max"] > 3  # the plan's own figure calls these slots healthy
+    assert report["sum_over_max"] > 3  # the plan's own figure calls these slots healthy
 
 
 def test_noise_reaches_its_ceiling_and_no_more():
@@ -67,7 +67,7 @@ def test_noise_reaches_its_ceiling_and_no_more():
 def test_one_shared_vector_drives_only_the_plans_figure_down():
     noise_TCD = torch.randn(200, 16, 24, generator=torch.Generator().manual_seed(4)) + 5
     report = rank.rank_report(noise_TCD)
-    assert report["plan_sum_over_max"] < 1.5
+    assert report["sum_over_max"] < 1.5
     assert report["share_of_ceiling"] == pytest.approx(1, rel=0.02)
 
 
@@ -92,7 +92,7 @@ def test_masked_concepts_count_for_nothing():
         "effective_rank",
         "content_rank",
         "noise_ceiling",
-        "plan_sum_over_max",
+        "sum_over_max",
         "effective_rank_uncentred",
     )
     for name in names:

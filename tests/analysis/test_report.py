@@ -19,7 +19,7 @@ FIGURES = {
     "training": lambda: figures.geometry_over_training([1, 2], {NASTY: [0.2, None]}),
     "dimensions": lambda: figures.dimension_spectrum({NASTY: [0.6, 0.3, 0.1, 0.0]}),
     "roles": lambda: figures.role_map([[1.0, 2.0], [0.0, 9.0]], ["NOUN", NASTY], [[0, 1], [1, 0]]),
-    "causal": lambda: figures.causal_bars(np.linspace(-0.1, 1, 128), NASTY),
+    "causal": lambda: figures.concept_bars(np.linspace(-0.1, 1, 128), NASTY, NASTY, (NASTY, 0.5)),
 }
 
 

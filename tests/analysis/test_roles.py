@@ -88,21 +88,40 @@ def test_words_cut_into_tokens_are_not_favoured(scripted):
     assert sorted(set(sentence_X.tolist())) == [0, 1, 2]
 
 
-def test_a_spacy_pipeline_tags_texts(monkeypatch):
-    """With a stand-in for spaCy: words and classes in order, spaces left out, sentences apart."""
-    word = lambda text, pos: SimpleNamespace(text=text, pos_=pos, is_space=text.isspace())  # noqa: E731
+def rules(folder, *pipes: str) -> str:
+    """A blank English pipeline of spaCy's own rule-based parts: no trained model is on the package index."""
+    spacy = pytest.importorskip("spacy")
+    pipeline = spacy.blank("en")
+    for pipe in pipes:
+        pipeline.add_pipe(pipe)
+    if "attribute_ruler" in pipes:
+        for tag, words in (("DET", ["the"]), ("NOUN", ["cats", "dog"]), ("PUNCT", ["."])):
+            pipeline.get_pipe("attribute_ruler").add([[{"LOWER": {"IN": words}}]], {"POS": tag})
+    pipeline.to_disk(folder)
+    return str(folder)
 
-    class Sentence(list):
-        text = "Cats sleep"
 
-    one = Sentence([word("Cats", "NOUN"), word(" ", "SPACE"), word("sleep", "VERB")])
-    document = SimpleNamespace(sents=[one, Sentence([word("\n", "SPACE")])])
-    spacy = SimpleNamespace(load=lambda name: SimpleNamespace(pipe=lambda texts: [document for _ in texts]))
-    monkeypatch.setitem(sys.modules, "spacy", spacy)
-    sentences = tag_texts(["Cats sleep", "Cats sleep"], "any")
+def test_a_spacy_pipeline_tags_texts(tmp_path):
+    """Real spaCy with rules in the place of a trained tagger: sentences apart and as written, spaces left out."""
+    pipeline = rules(tmp_path, "sentencizer", "attribute_ruler")
+    sentences = tag_texts(["Cats  sleep. The dog.", "the\n", " "], pipeline)
+    assert [s.text.strip() for s in sentences] == ["Cats  sleep.", "The dog.", "the"]
     words = [[s.text[start:end] for start, end in s.spans] for s in sentences]
-    assert words == [["Cats", "sleep"]] * 2
-    assert [s.tags for s in sentences] == [["NOUN", "VERB"]] * 2
+    assert words == [["Cats", "sleep", "."], ["The", "dog", "."], ["the"]]
+    assert [s.tags for s in sentences] == [["NOUN", "X", "PUNCT"], ["DET", "NOUN", "PUNCT"], ["DET"]]
+
+
+@pytest.mark.parametrize(("pipes", "lack"), [(["attribute_ruler"], "sentences"), (["sentencizer"], "word classes")])
+def test_a_spacy_pipeline_that_cannot_tag_is_refused(tmp_path, pipes, lack):
+    with pytest.raises(UserError, match=f"marks no {lack}"):
+        tag_texts(["The dog sleeps."], rules(tmp_path, *pipes))
+
+
+def test_spacy_that_is_not_there(monkeypatch, tmp_path):
+    spacy = SimpleNamespace(load=lambda name: (_ for _ in ()).throw(OSError("no such pipeline")))
+    monkeypatch.setitem(sys.modules, "spacy", spacy)
+    with pytest.raises(UserError, match="no spaCy pipeline 'xx'; python -m spacy download xx"):
+        tag_texts(["x"], "xx")
     monkeypatch.setitem(sys.modules, "spacy", None)
     with pytest.raises(UserError, match=r"pip install"):
         tag_texts(["x"], "any")

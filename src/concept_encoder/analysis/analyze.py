@@ -1,8 +1,7 @@
 """One call from a checkpoint and texts to every figure of this room, as a dictionary that JSON can hold.
 
 analysis = analyze("runs/mine", texts)
-write_analysis(analysis, "runs/mine/analysis")      # analysis.json, figures/*.svg, report.html
-(present.py)
+write_analysis(analysis, "runs/mine/analysis")  # present.py: analysis.json, figures/*.svg, report.html
 """
 
 from collections.abc import Sequence
@@ -10,17 +9,25 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from concept_encoder.analysis import causal as causality
 from concept_encoder.analysis.attention import attention_report
 from concept_encoder.analysis.capture import Capture, Example, Progress, capture
+from concept_encoder.analysis.carriers import carriers
 from concept_encoder.analysis.health import check_health, health_report
+from concept_encoder.analysis.material import Material, run_of
 from concept_encoder.analysis.overlap import dimension_use, overlap_report
 from concept_encoder.analysis.rank import rank_report
 from concept_encoder.analysis.roles import selectivity, word_attention
-from concept_encoder.analysis.subject import Kind, Subject, load_subject
+from concept_encoder.analysis.subject import Kind, Subject, Tokenized, load_subject
 from concept_encoder.data.conllu import TaggedSentence
 from concept_encoder.errors import UserError
+from concept_encoder.model import (
+    ConceptEncoderForMaskedLM,
+    ConceptEncoderForSequenceClassification,
+    ConceptEncoderForTokenClassification,
+)
 from concept_encoder.model.loading import list_checkpoints
 from concept_encoder.records import read_metrics
 
@@ -30,39 +37,33 @@ EXAMPLE_CONCEPTS = 8
 
 def analyze(
     checkpoint: str | Path | Subject,
-    texts: Sequence[str],
+    texts: Sequence[str] | Material,
     *,
     states: Kind = "concepts",
     sentences: Sequence[TaggedSentence] | None = None,
-    labels: Sequence[int | float] | None = None,
-    max_length: int | None = None,
     causal_texts: int = 64,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> dict:
-    """Analyse a checkpoint (or a loaded `Subject`) on held-out texts; nothing is trained, all is
-    deterministic.
+    """Analyse a checkpoint (or a loaded `Subject`) on held-out texts; nothing is trained, all is deterministic.
 
     Args:
-        checkpoint: a checkpoint, or a run (its last checkpoint); with `states="tokens"` any transformers
-        encoder.
-        texts: 1,000 or more; what a smaller number is too few for is None and noted.
-        sentences: with gold tags (`conllu.read_conllu`), for word classes.
-        labels: one a text, for the causal part of a checkpoint that classifies texts.
+        checkpoint: a checkpoint, or a run (its last checkpoint); with `states="tokens"` any transformers encoder.
+        texts: 1,000 or more (what a smaller number is too few for is None and noted), or the examples of a task, for
+            which concepts carry it.
+        sentences: with gold tags (`conllu.read_conllu`), for word classes; those of a task with tags unless given.
         causal_texts: how many texts ask for the loss without concepts; 0 leaves that part out.
+
     Raises:
         UserError: see `load_subject` and `tokenize`.
     """
     subject = checkpoint if isinstance(checkpoint, Subject) else load_subject(checkpoint, states)
-    if labels is not None and len(labels) != len(texts):
-        raise UserError(f"labels: {len(labels)} for {len(texts)} texts; give exactly one a text")
-    kept = [index for index, text in enumerate(texts) if text.strip()]
-    texts, labels = [texts[index] for index in kept], labels and [labels[index] for index in kept]
-    captured = capture(subject, texts, max_length=max_length, progress=progress)
+    material = texts if isinstance(texts, Material) else Material.of_texts(texts)
+    captured = read_material(subject, material, progress=progress)
     analysis: dict = {
         "format": FORMAT,
         "subject": _describe(subject),
-        "texts": _describe_texts(captured),
+        "texts": {"source": material.source, **_describe_texts(captured)},
         "health": health_report(check_health(subject, captured)),
         "notes": _truncation_notes(captured),
     }
@@ -72,13 +73,44 @@ def analyze(
         analysis["notes"].append(f"{broken} texts with NaN or infinite states are left out of the geometry")
     analysis |= geometry(captured.z_TCD[finite_T], captured.mask_TC[finite_T], seed=seed)
     analysis["attention"] = _attention(subject, captured) if finite_T.all() else None
+    sentences = material.sentences if sentences is None else sentences
     if sentences is not None:
         analysis["roles"] = _roles(subject, sentences, seed, progress)
+    if material.task is not None and finite_T.all():
+        analysis["task"] = task_report(subject, material, captured, seed=seed)
     if causal_texts and finite_T.all():
-        analysis["causal"] = _causal(subject, texts[:causal_texts], labels and labels[:causal_texts], seed, progress)
-    if subject.folder and (losses := loss_history(subject.folder.parent.parent)):
+        analysis["causal"] = _causal(subject, material, captured.tokenized, causal_texts, seed, progress)
+        if analysis["causal"] is None and material.task is not None and subject.kind == "concepts":
+            unasked = f"the checkpoint's head does not answer {material.task.name}: no loss without concepts"
+            analysis["notes"].append(unasked)
+    if subject.folder and (losses := loss_history(run_of(subject.folder))):
         analysis["losses"] = losses
     return analysis
+
+
+def read_material(
+    subject: Subject, material: Material, *, examples: int = 3, progress: Progress | None = None
+) -> Capture:
+    """One pass over the texts. Where the head encodes the texts of a pair apart, they are rows next to each other."""
+    limit = material.max_length and min(material.max_length, subject.max_length)
+    texts, pairs = material.texts, material.pairs
+    if pairs is not None and subject.separate_texts:
+        texts, pairs = [text for both in zip(texts, pairs) for text in both], None
+    return capture(subject, texts, pairs=pairs, max_length=limit, examples=examples, progress=progress)
+
+
+def task_report(subject: Subject, material: Material, captured: Capture, *, seed: int = 0) -> dict | None:
+    """Which concepts carry the task's label, see `carriers`; None where every word has a label of its own."""
+    task = material.task
+    if task.kind == "token_classification":
+        return None
+    z_TCD, mask_TC = captured.z_TCD, captured.mask_TC
+    if len(z_TCD) == 2 * len(material.texts):  # the texts of a pair apart: heads compare them, and so does this
+        z_TCD = (z_TCD[::2] - z_TCD[1::2]).abs()
+        mask_TC = mask_TC[::2] & mask_TC[1::2]
+    names = task.label_names
+    found = carriers(z_TCD, task.validation.labels, mask_TC, classes=names and len(names), seed=seed)
+    return {"name": task.name, "kind": task.kind, "labels": names, **found}
 
 
 def geometry(z_TCD: Tensor, mask_TC: Tensor | None = None, *, seed: int = 0) -> dict:
@@ -94,7 +126,7 @@ def geometry(z_TCD: Tensor, mask_TC: Tensor | None = None, *, seed: int = 0) -> 
 
 def geometry_over_training(
     run: str | Path,
-    texts: Sequence[str],
+    texts: Sequence[str] | Material,
     *,
     states: Kind = "concepts",
     progress: Progress | None = None,
@@ -107,9 +139,10 @@ def geometry_over_training(
     folders = list_checkpoints(run)
     if not folders:
         raise UserError(f"{run}: no checkpoints/checkpoint-* to follow; give a run's folder")
+    material = texts if isinstance(texts, Material) else Material.of_texts(texts)
     points = []
     for done, folder in enumerate(folders, start=1):
-        captured = capture(load_subject(folder, states), texts, examples=0)
+        captured = read_material(load_subject(folder, states), material, examples=0)
         found = geometry(captured.z_TCD, captured.mask_TC)
         points.append({"step": int(folder.name.rpartition("-")[2]), **training_point(found)})
         if progress:
@@ -206,15 +239,41 @@ def _roles(subject: Subject, sentences: Sequence[TaggedSentence], seed: int, pro
 
 
 def _causal(
-    subject: Subject, texts: list[str], labels: Sequence[int | float] | None, seed: int, progress: Progress | None
+    subject: Subject,
+    material: Material,
+    tokenized: Tokenized,
+    count: int,
+    seed: int,
+    progress: Progress | None,
 ) -> dict | None:
-    architecture = type(subject.model).__name__
+    """The loss of the checkpoint's own head without concepts, on the first examples; None where it has no labels."""
     if subject.kind != "concepts":
         return None
-    if architecture.endswith("ForMaskedLM"):
-        made = causality.masked_batches(subject, texts, seed=seed)
-    elif architecture.endswith("ForSequenceClassification") and labels is not None:
-        made = causality.labelled_batches(subject, texts, labels)
-    else:
+    task, model = material.task, subject.model
+    tokenized = tokenized.first(count * (2 if len(tokenized) == 2 * len(material.texts) else 1))
+    if isinstance(model, ConceptEncoderForMaskedLM):
+        loss, made = "masked-LM loss", causality.masked_batches(subject, tokenized, seed=seed)
+    elif task is None or not _answers(model, material):
         return None
-    return causality.dependence(subject, made, each_batches=1, progress=progress)
+    elif isinstance(model, ConceptEncoderForTokenClassification):
+        words, tags = task.validation.words[:count], task.validation.labels[:count]
+        loss, made = f"loss on {task.name}", causality.tagged_batches(subject, tokenized, words, tags)
+    else:
+        labels = task.validation.labels[:count]
+        loss, made = f"loss on {task.name}", causality.labelled_batches(subject, tokenized, labels)
+    return {"loss": loss, **causality.dependence(subject, made, each_batches=1, progress=progress)}
+
+
+def _answers(model: PreTrainedModel, material: Material) -> bool:
+    """Whether the checkpoint's head answers this very task: the same kind, the same classes in the same order."""
+    task = material.task
+    kinds = {
+        "classification": ConceptEncoderForSequenceClassification,
+        "regression": ConceptEncoderForSequenceClassification,
+    }
+    if not isinstance(model, kinds.get(task.kind, ConceptEncoderForTokenClassification)):
+        return False
+    if isinstance(model, ConceptEncoderForSequenceClassification) and model.pool.separate_texts and not material.pairs:
+        return False
+    names = [model.config.id2label[number] for number in range(model.config.num_labels)]
+    return names == (task.label_names or ["score"])

@@ -48,17 +48,18 @@ def capture(
     subject: Subject,
     texts: Sequence[str],
     *,
+    pairs: Sequence[str] | None = None,
     max_length: int | None = None,
     batch_size: int = 32,
     examples: int = 3,
     progress: Progress | None = None,
 ) -> Capture:
-    """Encode all texts; the same texts give the same result.
+    """Encode all texts, or pairs of texts as one; the same texts give the same result.
 
     Raises:
         UserError: there are no texts, or `max_length` is beyond the model's.
     """
-    tokenized = tokenize(subject, texts, max_length)
+    tokenized = tokenize(subject, texts, max_length, pairs)
     chosen = _choose_examples(tokenized, examples)
     kept: Capture | None = None
     done = 0
@@ -68,7 +69,7 @@ def capture(
         _keep(kept, batch, states)
         if states.reads:
             rows = [(row, text) for row, text in enumerate(batch.index) if text in chosen]
-            kept.examples += [_example(subject, texts, tokenized, states, row, text) for row, text in rows]
+            kept.examples += [_example(subject, tokenized, states, row, text) for row, text in rows]
         done += len(batch.index)
         if progress:
             progress("encoding texts", done, len(tokenized))
@@ -107,13 +108,11 @@ def _choose_examples(tokenized: Tokenized, examples: int) -> set[int]:
     return set((readable or shortest)[:examples])
 
 
-def _example(
-    subject: Subject, texts: Sequence[str], tokenized: Tokenized, states: States, row: int, text: int
-) -> Example:
+def _example(subject: Subject, tokenized: Tokenized, states: States, row: int, text: int) -> Example:
     """Tokens are shown as the pieces of the text that they cover; special tokens by their names."""
     shown = min(len(tokenized.ids[text]), EXAMPLE_TOKENS[1])
     names = subject.tokenizer.convert_ids_to_tokens(tokenized.ids[text][:shown])
-    pieces = [texts[text][start:end] or name for (start, end), name in zip(tokenized.offsets[text], names)]
+    pieces = [piece or name for piece, name in zip(tokenized.pieces(text), names)]
     concepts = int(states.mask_BC[row].sum())
     attention_CN = states.reads[-1][row, :, :concepts, :shown].mean(0)
     return Example(text, pieces, attention_CN, concepts)

@@ -15,10 +15,12 @@ import torch
 from torch import Tensor
 
 from concept_encoder.analysis.capture import Progress
-from concept_encoder.analysis.subject import Subject, batches, tokenize
-from concept_encoder.errors import UserError
+from concept_encoder.analysis.subject import Subject, Tokenized, batches
+from concept_encoder.data.conllu import spans_of_words
+from concept_encoder.data.tagging import first_tokens
 from concept_encoder.model import ConceptEncoderModel
 from concept_encoder.model.interventions import averaged, shuffled, zeroed
+from concept_encoder.model.losses import IGNORE
 from concept_encoder.model.moves import MOVES
 from concept_encoder.model.streams import Intervention, Streams
 
@@ -26,11 +28,11 @@ KINDS = ("zero", "shuffle", "mean")
 
 
 def masked_batches(
-    subject: Subject, texts: Sequence[str], *, rate: float = 0.15, batch_size: int = 16, seed: int = 0
+    subject: Subject, tokenized: Tokenized, *, rate: float = 0.15, batch_size: int = 16, seed: int = 0
 ) -> list[dict[str, Tensor]]:
     """Batches with a share of each text's tokens hidden by [MASK] and asked for; always the same."""
     rng, made = np.random.default_rng(seed), []
-    for batch in batches(subject, tokenize(subject, texts), batch_size):
+    for batch in batches(subject, tokenized, batch_size):
         inputs = dict(batch.inputs)
         hidden_BN = torch.zeros_like(inputs["input_ids"], dtype=torch.bool)
         for row, special_N in enumerate(batch.special_BN.numpy()):
@@ -44,14 +46,43 @@ def masked_batches(
 
 
 def labelled_batches(
-    subject: Subject, texts: Sequence[str], labels: Sequence[int | float], *, batch_size: int = 16
+    subject: Subject, tokenized: Tokenized, labels: Sequence[int | float], *, batch_size: int = 16
 ) -> list[dict[str, Tensor]]:
-    """Batches of whole texts with their labels, for a checkpoint that classifies texts."""
-    if len(texts) != len(labels):
-        raise UserError(f"labels: {len(labels)} for {len(texts)} texts; give exactly one a text")
-    label_T = torch.tensor(labels)
-    made = batches(subject, tokenize(subject, texts), batch_size)
-    return [batch.inputs | {"labels": label_T[batch.index]} for batch in made]
+    """Batches with one label an example, for a checkpoint that classifies texts or pairs of them.
+
+    Args:
+        tokenized: a row an example; two rows an example where the head encodes the texts of a pair apart.
+    """
+    together = 2 if subject.separate_texts else 1
+    assert len(tokenized) == together * len(labels)
+    label_T, made = torch.tensor(labels), []
+    for batch in batches(subject, tokenized, batch_size, together):
+        inputs = dict(batch.inputs)
+        if subject.separate_texts:
+            inputs = {name: values.unflatten(0, (-1, 2)) for name, values in inputs.items()}
+        made.append(inputs | {"labels": label_T[[row // together for row in batch.index[::together]]]})
+    return made
+
+
+def tagged_batches(
+    subject: Subject,
+    tokenized: Tokenized,
+    words: Sequence[Sequence[str]],
+    tags: Sequence[Sequence[int]],
+    *,
+    batch_size: int = 16,
+) -> list[dict[str, Tensor]]:
+    """Batches with the tag number of each word at its first token, for a checkpoint that classifies tokens."""
+    made = []
+    for batch in batches(subject, tokenized, batch_size):
+        labels_BN = torch.full_like(batch.inputs["input_ids"], IGNORE)
+        for row, number in enumerate(batch.index):
+            owners = first_tokens(tokenized.offsets[number], spans_of_words(words[number]))
+            for token, word in enumerate(owners):
+                if word is not None:
+                    labels_BN[row, token] = tags[number][word]
+        made.append(batch.inputs | {"labels": labels_BN})
+    return made
 
 
 @torch.inference_mode()
@@ -61,14 +92,15 @@ def dependence(
     """Loss added by taking concepts away, JSON-able.
 
     Args:
-        made: batches with labels, from `masked_batches` or `labelled_batches`.
+        made: batches with labels, from the functions above.
         each_batches: how many of them ask for every concept alone (C x 3 passes each); 0 leaves that out.
     """
-    labels_X = np.array([float((batch["labels"] != -100).sum()) for batch in made])
+    labels_X = np.array([float((batch["labels"] != IGNORE).sum()) for batch in made])
+    apart = 2 if subject.separate_texts else 1
     with encoded_once(subject.encoder):
         exists_C, base_X = _base(subject, made)
         report = {"labels": int(labels_X.sum()), "base_loss": _weighted(base_X, labels_X), "all": {}, "notes": []}
-        for kind, change in _changes(torch.ones_like(exists_C)).items():
+        for kind, change in _changes(torch.ones_like(exists_C), apart).items():
             added_X = np.array([_loss(subject, batch, change) for batch in made]) - base_X
             error = float(added_X.std(ddof=1) / len(made) ** 0.5) if len(made) > 1 else None
             report["all"][kind] = {"added": _weighted(added_X, labels_X), "standard_error": error and round(error, 5)}
@@ -88,7 +120,7 @@ def _each(
     each: dict[str, list[float | None]] = {kind: [] for kind in KINDS}
     for concept, exists in enumerate(exists_C.tolist()):
         alone_C = torch.arange(len(exists_C)) == concept
-        for kind, change in _changes(alone_C).items():
+        for kind, change in _changes(alone_C, 2 if subject.separate_texts else 1).items():
             added_X = np.array([_loss(subject, batch, change) for batch in made]) - base_X if exists else None
             each[kind].append(None if added_X is None else _weighted(added_X, labels_X))
         if progress:
@@ -109,9 +141,10 @@ def encoded_once(encoder: ConceptEncoderModel) -> Iterator[None]:
     encode, kept = encoder.encode, {}
 
     def remembered(input_ids: Tensor, *others: Tensor | None, intervention: Intervention | None = None) -> Streams:
-        if id(input_ids) not in kept:
-            kept[id(input_ids)] = encode(input_ids, *others)
-        return kept[id(input_ids)].replace(intervention=intervention)
+        place = input_ids.data_ptr()  # of the batch, which outlives this; heads may hand on a view of it
+        if place not in kept:
+            kept[place] = encode(input_ids, *others)
+        return kept[place].replace(intervention=intervention)
 
     encoder.encode = remembered
     try:
@@ -120,8 +153,9 @@ def encoded_once(encoder: ConceptEncoderModel) -> Iterator[None]:
         del encoder.encode  # the method of the class shows again
 
 
-def _changes(which_C: Tensor) -> dict[str, Intervention]:
-    changes = (zeroed(which_C), shuffled(which_C), averaged(which_C))
+def _changes(which_C: Tensor, apart: int) -> dict[str, Intervention]:
+    """`apart`: rows of an example, so that a text gets the concepts of another example."""
+    changes = (zeroed(which_C), shuffled(which_C, apart), averaged(which_C))
     return dict(zip(KINDS, changes))
 
 

@@ -9,15 +9,23 @@ from concept_encoder.analysis.present import KEY_FIGURES
 from concept_encoder.analysis.report import Report
 from concept_encoder.records import write_atomically
 
+_VERDICTS = {True: "✓ met", False: "✗ missed", None: "–"}
+
 
 def compare(first: Analysis, second: Analysis) -> dict:
-    """Names, and a row [figure, first, second, difference] for each key figure that either has; JSON-able."""
-    rows = []
+    """Names, and a row [figure, first, second, difference] for each key figure that either has; JSON-able.
+
+    `targets` says of each row what is wanted and whether first / second meet it; empty where nothing is.
+    """
+    rows, targets = [], []
     for key in KEY_FIGURES:
         a, b = key.of(first), key.of(second)
-        if a is not None or b is not None:
-            both = isinstance(a, int | float) and isinstance(b, int | float)
-            rows.append([key.label, a, b, round(b - a, 5) if both else None])
+        if a is None and b is None:
+            continue
+        both = isinstance(a, int | float) and isinstance(b, int | float)
+        rows.append([key.label, a, b, round(b - a, 5) if both else None])
+        verdicts = [_VERDICTS[key.number(analysis).met] for analysis in (first, second)]
+        targets.append(f"{key.target}: {' / '.join(verdicts)}" if key.target else "")
     names = [first["subject"]["name"], second["subject"]["name"]]
     if names[0] == names[1]:
         names = [analysis["subject"]["checkpoint"] or names[0] for analysis in (first, second)]
@@ -26,9 +34,11 @@ def compare(first: Analysis, second: Analysis) -> dict:
     notes = []
     if first["texts"]["count"] != second["texts"]["count"]:
         notes.append("the two were analysed on different numbers of texts: compare with care")
+    elif first["texts"].get("source") != second["texts"].get("source"):
+        notes.append("the two were analysed on different texts: compare with care")
     if first["subject"]["kind"] != second["subject"]["kind"]:
         notes.append("concepts of one stand beside token states of the other: their numbers per text differ")
-    return {"names": names, "rows": rows, "notes": notes}
+    return {"names": names, "rows": rows, "targets": targets, "notes": notes}
 
 
 def comparison_report(first: Analysis, second: Analysis) -> Report:
@@ -37,7 +47,8 @@ def comparison_report(first: Analysis, second: Analysis) -> Report:
     names, pair = found["names"], (first, second)
     report = Report(f"{names[0]} and {names[1]}", "The same figures side by side")
     report.section("Key figures").notes(found["notes"])
-    report.table(["figure", *names, "difference"], found["rows"])
+    rows = [[*row, target] for row, target in zip(found["rows"], found["targets"])]
+    report.table(["figure", *names, "difference", "target"], rows)
     ranks = {name: analysis["rank"] for name, analysis in zip(names, pair)}
     if all(rank and rank.get("spectrum") for rank in ranks.values()):
         spectra = {name: rank["spectrum"] for name, rank in ranks.items()}

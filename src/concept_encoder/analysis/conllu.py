@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
-from concept_encoder.data.conllu import Span, TaggedSentence, tagged
+from concept_encoder.data.conllu import Span, TaggedSentence
 from concept_encoder.errors import UserError
 
 
@@ -17,10 +17,10 @@ def words_of_tokens(offsets: Sequence[Span], spans: Sequence[Span]) -> list[int 
 
 
 def tag_texts(texts: Iterable[str], pipeline: str) -> list[TaggedSentence]:
-    """Sentences tagged by a spaCy pipeline such as `en_core_web_sm` (silver, not gold).
+    """Sentences as they are written, tagged by a spaCy pipeline such as `en_core_web_sm`: a model's tags, not gold.
 
     Raises:
-        UserError: spaCy or the pipeline is not installed.
+        UserError: spaCy or the pipeline is not installed, or the pipeline marks no sentences or no word classes.
     """
     try:
         import spacy
@@ -30,10 +30,18 @@ def tag_texts(texts: Iterable[str], pipeline: str) -> list[TaggedSentence]:
         raise UserError('tags: spaCy is not installed; pip install "concept-encoder[spacy]"') from None
     except OSError:
         raise UserError(f"tags: no spaCy pipeline {pipeline!r}; python -m spacy download {pipeline}") from None
-    found = []
+    found, classes = [], False
     for document in tagger.pipe(texts):
+        if len(document) and not document.has_annotation("SENT_START"):
+            raise UserError(f"tags: the spaCy pipeline {pipeline!r} marks no sentences; use one that does")
+        classes = classes or document.has_annotation("POS")
         for sentence in document.sents:
             words = [word for word in sentence if not word.is_space]
             if words:
-                found.append(tagged([word.text for word in words], [word.pos_ for word in words], sentence.text[:40]))
+                starts = [word.idx - sentence.start_char for word in words]
+                spans = [(start, start + len(word.text)) for start, word in zip(starts, words)]
+                tags = [word.pos_ or "X" for word in words]  # X: the class of words that are in no other (UPOS)
+                found.append(TaggedSentence(sentence.text, spans, tags, sentence.text[:40]))
+    if not classes:
+        raise UserError(f"tags: the spaCy pipeline {pipeline!r} marks no word classes; use one that does")
     return found

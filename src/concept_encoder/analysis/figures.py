@@ -249,18 +249,23 @@ def role_map(lift_CU, classes: Sequence[str], significant_CU) -> Figure:
 
 
 @figure
-def causal_bars(added_C: Sequence[float], title: str, unit: str = "loss added (nats per label)") -> Figure:
-    """Loss added by taking one concept away, the most missed first; of more than 48 concepts the first 48."""
-    added = np.asarray(added_C, dtype=float)
-    order = np.argsort(-added, kind="stable")[:48]
+def concept_bars(
+    values_C: Sequence[float], title: str, unit: str, threshold: tuple[str, float] | None = None
+) -> Figure:
+    """One bar a concept, the largest first; of more than 48 concepts the first 48. A threshold is a named line."""
+    values = np.asarray(values_C, dtype=float)
+    order = np.argsort(-values, kind="stable")[:48]
     fig, (axes,) = new_axes(max(4.0, 1.4 + 0.15 * len(order)), 3.0)
-    axes.bar(range(len(order)), added[order], color="#0b3c6f", width=0.8)
+    axes.bar(range(len(order)), values[order], color="#0b3c6f", width=0.8)
     axes.axhline(0, color="#444444", linewidth=0.8)
+    if threshold is not None:
+        axes.axhline(threshold[1], color="#d55e00", linestyle="--", linewidth=1.2, label=threshold[0])
+        axes.legend(loc="upper right")
     axes.set_xticks(range(len(order)), [str(concept) for concept in order], rotation=90, fontsize=7)
     axes.margins(x=0.01)
     axes.grid(axis="x", visible=False)
-    shown = f", {len(order)} of {len(added)}" if len(order) < len(added) else ""
-    _label(axes, title, f"concept, most missed first{shown}", unit)
+    shown = f", {len(order)} of {len(values)}" if len(order) < len(values) else ""
+    _label(axes, title, f"concept, largest first{shown}", unit)
     return fig
 
 

@@ -39,7 +39,7 @@ def check_health(subject: Subject, captured: Capture) -> list[Check]:
     """All checks, the weights first; a check that does not apply is left out."""
     batch = next(iter(batches(subject, captured.tokenized, batch_size=8)))
     checks = [check_weights(subject.model), check_missing(subject), check_tied(subject.model)]
-    checks += check_activations(subject.model, batch)
+    checks += check_activations(subject, batch)
     checks.append(check_states(captured.z_TCD, captured.mask_TC))
     if checks[-1].verdict != "fail":
         checks.append(check_dimensions(captured.z_TCD, captured.mask_TC))
@@ -117,11 +117,14 @@ def check_tied(model: nn.Module) -> Check | None:
 
 
 @torch.inference_mode()
-def check_activations(model: nn.Module, batch: Batch) -> list[Check]:
+def check_activations(subject: Subject, batch: Batch) -> list[Check]:
     """NaN, exploding activations and dead feed-forward units, seen by hooks during one batch."""
+    inputs = batch.inputs
+    if subject.separate_texts:  # the head wants pairs: each text beside itself
+        inputs = {name: values.repeat_interleave(2, 0) for name, values in inputs.items()}
     largest: dict[str, float] = {}
     dead, units = 0, 0
-    real_BN = batch.inputs["attention_mask"].bool()
+    real_BN = inputs["attention_mask"].bool()
 
     def watch(name: str, module: nn.Module):
         def hook(_module: nn.Module, _inputs: tuple, output: object) -> None:
@@ -137,9 +140,10 @@ def check_activations(model: nn.Module, batch: Batch) -> list[Check]:
 
         return module.register_forward_hook(hook)
 
-    hooks = [watch(name, module) for name, module in model.named_modules() if name]
+    hooks = [watch(name, module) for name, module in subject.model.named_modules() if name]
     try:
-        model(**batch.inputs)
+        pairs = subject.separate_texts
+        subject.model(**{name: values.unflatten(0, (-1, 2)) if pairs else values for name, values in inputs.items()})
     finally:
         for hook in hooks:
             hook.remove()

@@ -3,7 +3,7 @@
 Two correlations between concepts c and c', both Pearson over all (text, dimension) numbers:
 
 * **raw**: of the states as they are. A vector that all concepts share counts as agreement. This is the one
-  the research plan's target (mean below 0.3) speaks of.
+  the target (mean below 0.3) speaks of.
 * **content**: after each slot's own mean over texts is taken out: do the two change together from text to
   text?
 
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from concept_encoder.analysis.rank import TEXTS_FOR_CONTENT, content, full_mask
 
-TARGET_MEAN = 0.3  # the research plan: "mean correlation < 0.3 is good"
+TARGET_MEAN = 0.3  # MrCogito (github.com/ksopyla/MrCogito): "mean correlation < 0.3 is good"
 DUPLICATE = 0.95  # |r| from here on: the second concept adds less than a tenth of its variance
 DEAD_SHARE = 1e-3  # a concept is dead when its variance over texts is below this share of the states' mean square
 VARIANCE_FLOOR = 0.01  # a dimension is in use when its variance is above this share of the mean variance

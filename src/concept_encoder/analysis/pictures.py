@@ -21,7 +21,11 @@ def figures_of(analysis: Analysis) -> dict[str, Figure]:
         made["word-classes"] = figures.role_map(roles["lift"], roles["classes"], roles["significant"])
     if (causal := analysis.get("causal")) and causal.get("each"):
         added = [value or 0.0 for value in causal["each"]["mean"]]
-        made["causal"] = figures.causal_bars(added, "Replacing one concept by its mean")
+        made["causal"] = figures.concept_bars(added, "Replacing one concept by its mean", "loss added (nats per label)")
+    if (task := analysis.get("task")) and task.get("shares"):
+        shares = [value or 0.0 for value in task["shares"]]
+        title, line = f"Which concepts carry {task['name']}", ("shuffled labels", task["threshold"])
+        made["task"] = figures.concept_bars(shares, title, "share of variance explained", line)
     if points := analysis.get("training"):
         steps = [point["step"] for point in points]
         curves = {name: [point[name] for point in points] for name in points[0] if name != "step"}

@@ -40,6 +40,12 @@ class KeyFigure:
             value = (value or {}).get(name)
         return len(value) if isinstance(value, list) else value
 
+    def number(self, analysis: Analysis) -> Number:
+        """The value marked against its target."""
+        value = self.of(analysis)
+        met = None if value is None or self.met is None else self.met(value, analysis)
+        return Number(self.label, value, self.target, met, self.note)
+
 
 KEY_FIGURES = (
     KeyFigure("effective rank", ("rank", "effective_rank")),
@@ -66,7 +72,11 @@ KEY_FIGURES = (
     KeyFigure("participation ratio of dimensions", ("dimensions", "participation_ratio")),
     KeyFigure("noise ceiling of the rank", ("rank", "noise_ceiling")),
     KeyFigure("content rank", ("rank", "content_rank")),
-    KeyFigure("the plan's sum(s)/max(s)", ("rank", "plan_sum_over_max"), note="for comparison, decides nothing"),
+    KeyFigure(
+        "sum / largest singular value (MrCogito's rank)",
+        ("rank", "sum_over_max"),
+        note="of the uncentred mean over texts: one shared vector drives it down; for comparison, decides nothing",
+    ),
     KeyFigure("variance between texts", ("rank", "variance", "between_texts")),
     KeyFigure("RankMe over texts", ("rank", "rankme")),
     KeyFigure("RankMe over texts, centred", ("rank", "rankme_centred")),
@@ -80,6 +90,7 @@ KEY_FIGURES = (
     KeyFigure("concepts that look by position", ("attention", "last", "position_lookups")),
     KeyFigure("concepts that look by content", ("attention", "last", "content_lookups")),
     KeyFigure("concepts selective for a word class", ("roles", "selective_concepts")),
+    KeyFigure("concepts that carry the label", ("task", "carriers")),
     KeyFigure("loss added, all concepts zeroed", ("causal", "all", "zero", "added")),
     KeyFigure("loss added, all concepts shuffled", ("causal", "all", "shuffle", "added")),
     KeyFigure("loss added, all concepts at their mean", ("causal", "all", "mean", "added")),
@@ -91,12 +102,14 @@ _CARDS = 6  # the first ones are shown large
 
 def key_numbers(analysis: Analysis) -> list[Number]:
     """Every key figure that this analysis has, marked against its target."""
-    found = [(key, key.of(analysis)) for key in KEY_FIGURES]
-    return [
-        Number(key.label, value, key.target, key.met(value, analysis) if key.met else None, key.note)
-        for key, value in found
-        if value is not None
-    ]
+    numbers = (key.number(analysis) for key in KEY_FIGURES)
+    return [number for number in numbers if number.value is not None]
+
+
+def notes_of(analysis: Analysis) -> list[str]:
+    """Every caveat of an analysis: of all of it, then of its parts."""
+    parts = (analysis.get(part) or {} for part in ("rank", "overlap", "dimensions", "roles", "task", "causal"))
+    return list(dict.fromkeys([*analysis["notes"], *(note for part in parts for note in part.get("notes", []))]))
 
 
 def concept_report(analysis: Analysis, report: Report | None = None) -> Report:
@@ -105,12 +118,12 @@ def concept_report(analysis: Analysis, report: Report | None = None) -> Report:
     kind = subject["kind"]
     if report is None:
         sizes = f"{texts['mean_tokens']:.0f} tokens and {texts['mean_concepts']:.0f} {kind} in each (mean)"
-        report = Report(f"What the {kind} of {subject['name']} are", f"{texts['count']:,} texts, {sizes}")
+        report = Report(f"What the {kind} of {subject['name']} are", f"{texts['count']:,} {texts['source']}, {sizes}")
     pictures, numbers = figures_of(analysis), key_numbers(analysis)
     cards, rest = numbers[:_CARDS], numbers[_CARDS:]
     report.section(f"The {kind} in short").numbers(*cards).notes(analysis["notes"])
     report.table(["figure", "value"], [[number.label, number.value] for number in rest])
-    for add in (_losses, _rank, _correlation, _dimensions, _attention, _roles, _causal, _training, _health):
+    for add in (_losses, _rank, _correlation, _dimensions, _attention, _roles, _task, _causal, _training, _health):
         add(report, analysis, pictures)
     return report
 
@@ -227,18 +240,37 @@ def _roles(report: Report, analysis: Analysis, pictures: Pictures) -> None:
         f"{roles['selective_concepts']} concepts attend to some word class more than chance, "
         f"{roles['significant_pairs']} of {roles['pairs']} pairs at a false discovery rate of 5 %. With shuffled "
         f"tags the same test finds {roles['significant_pairs_shuffled']:.1f}."
-    ).figure(pictures["word-classes"], f"{roles['words']:,} words of {roles['sentences']:,} sentences with gold tags.")
+    ).figure(pictures["word-classes"], f"{roles['words']:,} words of {roles['sentences']:,} tagged sentences.")
     rows = [[role["concept"], role["class"], role["lift"], role["q"]] for role in roles["roles"][:12]]
     report.table(["concept", "word class", "lift", "corrected p"], rows, "The strongest preferences")
+
+
+def _task(report: Report, analysis: Analysis, pictures: Pictures) -> None:
+    task = analysis.get("task")
+    if not task:
+        return
+    report.section(f"Which concepts carry {task['name']}").notes(task["notes"])
+    if "task" not in pictures:
+        return
+    report.prose(
+        "How much of a concept's variance over texts the label explains (adjusted R² over all its dimensions; 0 where "
+        f"the label says nothing). {len(task['carriers'])} of {task['judged']} concepts are above the threshold, which "
+        f"the best concept under shuffled labels passes in 5 of 100 shufflings. {task['texts']:,} texts, no training."
+    ).figure(pictures["task"], "Carrying a label is not using it: see the loss added when a concept is taken away.")
+    added = ((analysis.get("causal") or {}).get("each") or {}).get("mean") or []
+    rows = [[c, task["shares"][c], added[c] if c < len(added) else None] for c in task["carriers"][:12]]
+    loss = (analysis.get("causal") or {}).get("loss", "loss")
+    report.table(["concept", "share explained", f"{loss} added"], rows, "The strongest carriers")
 
 
 def _causal(report: Report, analysis: Analysis, pictures: Pictures) -> None:
     causal = analysis.get("causal")
     if not causal:
         return
-    report.section("Does the task use the concepts?").prose(
-        f"The loss is {causal['base_loss']:.3f} over {causal['labels']:,} labels. What follows is added when concepts "
-        "are changed between encoding and decoding. Near zero for all at once: the decoder does not need them."
+    report.section("Does the answer use the concepts?").prose(
+        f"The {causal['loss']} is {causal['base_loss']:.3f} over {causal['labels']:,} labels. What follows is added "
+        "when concepts are changed wherever tokens or the head hear them. Near zero for all at once: the answer does "
+        "not need them."
     ).notes(causal["notes"])
     names = {"zero": "set to zero", "shuffle": "shuffled between texts", "mean": "replaced by their mean"}
     rows = [[name, causal["all"][kind]["added"], causal["all"][kind]["standard_error"]] for kind, name in names.items()]

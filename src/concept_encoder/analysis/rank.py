@@ -21,7 +21,7 @@ from torch import Tensor
 
 TEXTS_FOR_RANK = 1_000  # the definition asks for at least so many; fewer are averaged too, and noted
 TEXTS_FOR_CONTENT = 10  # a slot's mean over fewer texts than this is mostly the text itself
-TARGET_SHARE = 0.8  # the research plan's "more than 80 % of the concepts", read against the noise ceiling
+TARGET_SHARE = 0.8  # MrCogito asks for "more than 80 % of the concepts"; here it is read against the noise ceiling
 NEARLY_ONE_VECTOR = 0.95  # a text whose mean concept holds this share of its energy has next to nothing else
 
 # A text whose centred states are this small beside the states themselves is rounding, not direction.
@@ -128,8 +128,9 @@ def mean_noise_ceiling(count_T: Tensor, width: int, seed: int = 0) -> float:
     return float(np.interp(count_T.numpy(), counts, ceilings).mean())
 
 
-def plan_sum_over_max(z_TCD: Tensor, mask_TC: Tensor | None = None) -> float:
-    """sum(s) / max(s) of the batch-mean, *uncentred* C x D matrix: the research plan's "5 of 128".
+def sum_over_max(z_TCD: Tensor, mask_TC: Tensor | None = None) -> float:
+    """sum(s) / max(s) of the batch-mean, *uncentred* C x D matrix: what MrCogito reports as effective
+    rank ("5 of 128"; github.com/ksopyla/MrCogito).
 
     Kept for comparison only. One mean vector that all concepts share drives it to 1.6 on full-rank noise, and
     slots that ignore the text score high.
@@ -208,7 +209,7 @@ def rank_report(z_TCD: Tensor, mask_TC: Tensor | None = None, *, seed: int = 0) 
         "concepts_per_text": _rounded(count_T.double().mean()),
         "effective_rank_uncentred": _rounded(ranks_per_text(z_TCD, mask_TC, centre=False)[0].nanmean()),
         "common_share": _rounded(common_share(z_TCD, mask_TC)),
-        "plan_sum_over_max": _rounded(plan_sum_over_max(z_TCD, mask_TC)),
+        "sum_over_max": _rounded(sum_over_max(z_TCD, mask_TC)),
         "spectrum": _rounded(spectrum_K),
         "noise_spectrum": _rounded(torch.tensor(noise_ceiling(int(count_T.median()), width, seed=seed)[1])),
     }

@@ -33,6 +33,12 @@ class Number:
     met: bool | None = None
     note: str = ""
 
+    @property
+    def mark(self) -> str:
+        """The target and whether it is met: "✓ met: > 0.8"; empty where none is set."""
+        verdict = {True: "✓ met: ", False: "✗ missed: ", None: ""}[self.met]
+        return verdict + self.target if self.target else ""
+
 
 @dataclass
 class Section:

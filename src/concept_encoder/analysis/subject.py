@@ -5,7 +5,7 @@ Shapes: B texts of a batch, T texts, C concepts, N tokens, D width, H heads.
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -62,6 +62,11 @@ class Subject:
         """Whether concepts read tokens by attention that can be looked at."""
         return self.kind == "concepts" and "read" in self.model.config.layer_types
 
+    @property
+    def separate_texts(self) -> bool:
+        """Whether the two texts of a pair are encoded apart (the head `pair`)."""
+        return isinstance(self.model, ours.ConceptEncoderForSequenceClassification) and self.model.pool.separate_texts
+
     def own_positions(self, concepts: int, tokens: int) -> Tensor | None:
         """The middle of the chunk of tokens that each concept owns [C]; None where concepts own no place."""
         source = SOURCES[self.model.config.concept_source] if self.kind == "concepts" else None
@@ -108,14 +113,32 @@ class States:
 
 @dataclass
 class Tokenized:
-    """Texts as token ids, cut to the model's length; `truncated` says how many were."""
+    """Texts as token ids, cut to the model's length; `truncated` says how many were.
 
+    Attributes:
+        texts: what was tokenised: one text a row, or the two of a pair in one row.
+        sides: which text of its row a token is of; None for special tokens.
+        offsets: where in that text a token stands.
+    """
+
+    texts: list[tuple[str, ...]]
     ids: list[list[int]]
     types: list[list[int]] | None
     special: list[list[int]]
+    sides: list[list[int | None]]
     offsets: list[list[tuple[int, int]]]
     truncated: int
     max_length: int
+
+    def first(self, rows: int) -> "Tokenized":
+        """The first so many rows."""
+        parts = ("texts", "ids", "types", "special", "sides", "offsets")
+        return replace(self, **{name: getattr(self, name) and getattr(self, name)[:rows] for name in parts})
+
+    def pieces(self, row: int) -> list[str]:
+        """The letters that each token of a row covers; empty for special tokens."""
+        sides, offsets = self.sides[row], self.offsets[row]
+        return ["" if side is None else self.texts[row][side][start:end] for side, (start, end) in zip(sides, offsets)]
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -171,8 +194,12 @@ def _load_foreign(folder: Path) -> PreTrainedModel:
         raise UserError(f"{folder}: transformers cannot load this encoder ({reason})") from None
 
 
-def tokenize(subject: Subject, texts: Sequence[str], max_length: int | None = None) -> Tokenized:
-    """Token ids of texts, cut to `max_length` or to what the model takes.
+def tokenize(
+    subject: Subject, texts: Sequence[str], max_length: int | None = None, pairs: Sequence[str] | None = None
+) -> Tokenized:
+    """Token ids of texts, cut to `max_length` or to what the model takes, a pair at its longer text.
+
+    "[SEP]" written in a text is plain text.
 
     Raises:
         UserError: no texts, or a `max_length` beyond the model's.
@@ -183,26 +210,35 @@ def tokenize(subject: Subject, texts: Sequence[str], max_length: int | None = No
     limit = max_length or limit
     if not texts:
         raise UserError("texts: there are none; give a file or folder that holds some")
-    options = {"return_special_tokens_mask": True, "return_offsets_mapping": True, "verbose": False}
-    encoded = subject.tokenizer(list(texts), **options)
+    given = [list(side) for side in (texts, pairs) if side is not None]
+    options = {"return_special_tokens_mask": True, "return_offsets_mapping": True, "split_special_tokens": True}
+    encoded = subject.tokenizer(*given, verbose=False, **options)
     truncated = sum(len(ids) > limit for ids in encoded["input_ids"])
     if truncated:
-        encoded = subject.tokenizer(list(texts), truncation=True, max_length=limit, **options)
+        encoded = subject.tokenizer(*given, truncation="longest_first", max_length=limit, **options)
     return Tokenized(
+        texts=list(zip(*given)),
         ids=encoded["input_ids"],
         types=encoded.get("token_type_ids"),
         special=encoded["special_tokens_mask"],
+        sides=[encoded.sequence_ids(row) for row in range(len(texts))],
         offsets=encoded["offset_mapping"],
         truncated=truncated,
         max_length=limit,
     )
 
 
-def batches(subject: Subject, tokenized: Tokenized, batch_size: int = 32) -> Iterator[Batch]:
-    """Padded batches, the longest texts first: no later batch has a larger shape."""
-    order = sorted(range(len(tokenized)), key=lambda row: (-len(tokenized.ids[row]), row))
-    for start in range(0, len(order), batch_size):
-        index = order[start : start + batch_size]
+def batches(subject: Subject, tokenized: Tokenized, batch_size: int = 32, together: int = 1) -> Iterator[Batch]:
+    """Padded batches, the longest texts first: no later batch has a larger shape.
+
+    Args:
+        batch_size: groups of rows in a batch.
+        together: rows of a group, which stay side by side: 2 for pairs whose texts are rows of their own.
+    """
+    groups = [range(first, first + together) for first in range(0, len(tokenized), together)]
+    groups.sort(key=lambda rows: (-max(len(tokenized.ids[row]) for row in rows), rows[0]))
+    for start in range(0, len(groups), batch_size):
+        index = [row for rows in groups[start : start + batch_size] for row in rows]
         inputs = {
             "input_ids": _padded([tokenized.ids[row] for row in index], subject.tokenizer.pad_token_id),
             "attention_mask": _padded([[1] * len(tokenized.ids[row]) for row in index], 0),

@@ -1,16 +1,19 @@
-"""`concept-encoder analyze CHECKPOINT`."""
+"""`concept-encoder analyze CHECKPOINT [data.field=value …]`."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+
+if TYPE_CHECKING:
+    from concept_encoder.analysis.material import Material
 
 
 @click.command("analyze")
 @click.argument("checkpoint", type=click.Path())
-@click.option(
-    "--texts", help="Held-out texts: a file, a folder, a hub id, or quickstart (the default).", default="quickstart"
-)
-@click.option("--text-column", default="text", show_default=True, help="The column that holds the texts.")
+@click.argument("task", nargs=-1, metavar="[data.field=value]...")
+@click.option("--texts", help="Texts to read instead: a file, a folder, a hub id, or quickstart.")
+@click.option("--text-column", default="text", show_default=True, help="The column of --texts that holds them.")
 @click.option("--split", default="train", show_default=True, help="The split of a hub data set.")
 @click.option("--max-texts", default=1000, type=click.IntRange(min=1), show_default=True, help="Read so many texts.")
 @click.option(
@@ -23,51 +26,89 @@ import click
 @click.option(
     "--output", type=click.Path(), help="Folder for analysis.json, figures/ and report.html.  [CHECKPOINT/analysis]"
 )
-def command(checkpoint: str, texts: str, text_column: str, split: str, max_texts: int, tags: str | None, states: str,
-            compare: str | None, over_training: bool, output: str | None) -> None:  # fmt: skip
+def command(checkpoint: str, task: tuple[str, ...], texts: str | None, text_column: str, split: str, max_texts: int,
+            tags: str | None, states: str, compare: str | None, over_training: bool,
+            output: str | None) -> None:  # fmt: skip
     """Show what the concepts of CHECKPOINT (a checkpoint or a run) hold; nothing is trained.
+
+    It reads the held-out texts of the run, as its recipe.yaml says; or --texts; or the held-out examples of a task, to
+    see which concepts carry it: given as to finetune, data.task=mrpc, or data.train=mine.csv data.label=topic.
 
     Exit code 1 when the health check fails.
     """
     from concept_encoder.analysis.analyze import analyze, geometry_over_training
-    from concept_encoder.analysis.compare import write_comparison
     from concept_encoder.analysis.conllu import tag_texts
-    from concept_encoder.analysis.present import key_numbers, read_analysis, write_analysis
+    from concept_encoder.analysis.material import run_of
+    from concept_encoder.analysis.present import key_numbers, notes_of, read_analysis, write_analysis
+    from concept_encoder.analysis.subject import load_subject
     from concept_encoder.cli.show import progress, show_table
     from concept_encoder.data.conllu import read_conllu
 
-    held_out = _read_texts(texts, text_column, split, max_texts)
+    subject = load_subject(checkpoint, states)
+    material = _material(checkpoint, task, texts, text_column, split, max_texts)
+    click.echo(f"reading {len(material.texts):,} {material.source}")
     sentences = None
     if tags:
         kind, _, pipeline = tags.partition(":")
-        sentences = tag_texts(held_out, pipeline) if kind == "spacy" else read_conllu(tags)
+        sentences = tag_texts(material.texts, pipeline) if kind == "spacy" else read_conllu(tags)
     with progress("analysing") as step:
-        found = analyze(checkpoint, held_out, states=states, sentences=sentences, progress=step)
+        found = analyze(subject, material, sentences=sentences, progress=step)
         if over_training:
-            found["training"] = geometry_over_training(checkpoint, held_out, states=states, progress=step)
+            found["training"] = geometry_over_training(run_of(checkpoint), material, states=states, progress=step)
         other = None
         if compare:
             known = _is_analysis(compare)
-            other = read_analysis(compare) if known else analyze(compare, held_out, states=states, progress=step)
+            other = read_analysis(compare) if known else analyze(compare, material, states=states, progress=step)
     folder = Path(output) if output else Path(checkpoint) / "analysis"
     page = write_analysis(found, folder)
-    rows = [[number.label, number.value, number.target] for number in key_numbers(found)]
-    show_table("The concepts in numbers", ["figure", "value", "target"], rows)
     if other:
-        page = write_comparison(found, other, folder)
+        page = _compare(found, other, folder)
+    else:
+        rows = [[number.label, number.value, number.mark] for number in key_numbers(found)]
+        show_table("The concepts in numbers", ["figure", "value", "target"], rows)
+    for note in notes_of(found):
+        click.echo(f"note: {note}")
     click.echo(f"report: {page}")
     click.get_current_context().exit(1 if found["health"]["verdict"] == "fail" else 0)
 
 
-def _read_texts(source: str, column: str, split: str, count: int) -> list[str]:
+def _material(
+    checkpoint: str, task: tuple[str, ...], texts: str | None, column: str, split: str, count: int
+) -> "Material":
     from itertools import islice
 
+    from concept_encoder.analysis.material import Material, held_out_material
     from concept_encoder.data import quickstart
     from concept_encoder.data.sources import read_texts
+    from concept_encoder.data.tasks import TaskConfig
+    from concept_encoder.errors import UserError
+    from concept_encoder.settings import from_mapping, parse_overrides, set_fields
 
-    if source == quickstart.NAME:
-        return quickstart.documents()[1][:count]
-    return list(islice(read_texts(source, column, split=split), count))
+    if task and texts is not None:
+        raise UserError(f"--texts: given together with {task[0]}, whose examples are the texts; give one of them")
+    if task:
+        sections = set_fields({}, parse_overrides(task))
+        if other := next((name for name in sections if name != "data"), None):
+            raise UserError(f"{other}: an analysis trains nothing; only data.… names its task")
+        return Material.of_task(from_mapping(TaskConfig, {"max_examples": count, **sections["data"]}, "data"))
+    if texts is None:
+        return held_out_material(checkpoint, count)
+    if texts == quickstart.NAME:
+        return Material.of_texts(quickstart.documents()[1][:count], "held-out documents of quickstart")
+    return Material.of_texts(list(islice(read_texts(texts, column, split=split), count)), f"texts of {texts}")
+
+
+def _compare(found: dict, other: dict, folder: Path) -> Path:
+    """Print both side by side, each with its mark, and write the page."""
+    from concept_encoder.analysis.compare import compare, write_comparison
+    from concept_encoder.cli.show import show_table
+
+    compared = compare(found, other)
+    rows = [[*row, target] for row, target in zip(compared["rows"], compared["targets"])]
+    show_table("The concepts in numbers", ["figure", *compared["names"], "difference", "target"], rows)
+    for note in compared["notes"]:
+        click.echo(f"note: {note}")
+    return write_comparison(found, other, folder)
 
 
 def _is_analysis(path: str) -> bool:
