@@ -12,7 +12,7 @@ from concept_encoder.training.pretrain import PretrainRecipe
 from concept_encoder.training.recipe import load_sections, section
 
 RECIPES = Path(__file__).parents[2] / "recipes"
-PLAN = sorted(path.name for path in RECIPES.glob("plan-*.yaml"))
+PLAN = ["plan-fineweb-edu.yaml", "plan-openwebtext-wikipedia.yaml"]
 
 
 def run(capsys: pytest.CaptureFixture, *arguments: str) -> tuple[int, str, str]:
@@ -85,16 +85,19 @@ def test_train_a_tokenizer_and_compare(capsys, texts, kind):
     [
         (["data", "prepar"], "data prepar: no such command; did you mean 'prepare'"),
         (["data", "prepare", "RECIPE", "data.corpus={one: 0.5, two: 0.4}"], "data.corpus: the weights sum to 0.9"),
+        (["data", "prepare", "RECIPE", "data.corpus=only.txt"], "data.validation_fraction: 0 held-out documents"),
         (["data", "prepare", "RECIPE", "data.corpus=minipil"], "did you mean 'minipile'"),
-        (["data", "prepare", "RECIPE", "data.packing=docs"], "data.packing: 'docs' is not one of full, documents"),
-        (["data", "prepare", "RECIPE", "data.sequence_length=100000"], "training documents ("),
+        (["data", "prepare", "RECIPE", "data.packing=docs"], "data.packing: 'docs' is not one of documents, full"),
+        (["data", "prepare", "RECIPE", "data.sequence_length=100000", "data.packing=full"], "training documents ("),
         (["data", "stats", "RECIPE", "--task", "colla"], "no task 'colla'"),
         (["tokenizer", "train", "gone.txt", "here"], "gone.txt: no such file"),
         (["tokenizer", "train", "RECIPE", "here", "--vocab-size", "100", "--type", "bpe"], "data.vocab_size: 100"),
         (["tokenizer", "report", "nowhere/at/all", "--texts", "x.txt"], "nowhere/at/all: no such file"),
     ],
 )
-def test_mistakes_get_one_line(capsys, recipe, arguments, message):
+def test_mistakes_get_one_line(capsys, recipe, texts, monkeypatch, arguments, message):
+    monkeypatch.chdir(texts)
+    (texts / "only.txt").write_text("one document, and enough of it for a row of sixteen tokens, but no second one")
     code, _, err = run(capsys, *(str(recipe) if word == "RECIPE" else word for word in arguments))
     assert code == 2
     assert message in err

@@ -1,4 +1,5 @@
 import dataclasses
+import json
 import random
 from pathlib import Path
 
@@ -42,7 +43,7 @@ def three(tmp_path):
 
 
 def config(tmp_path, corpus, **options):
-    plain = {"vocab_size": 200, "sequence_length": 16, "validation_fraction": 0.1}
+    plain = {"vocab_size": 200, "sequence_length": 16, "packing": "full", "validation_fraction": 0.1}
     return DataConfig(corpus=corpus, cache_dir=tmp_path / "cache", **{**plain, **options})
 
 
@@ -177,3 +178,17 @@ def test_odd_texts_pass_through_packing_unharmed(tmp_path):
     ids = corpus.train[:]["input_ids"][:, 1:].reshape(-1).tolist()
     read = corpus.tokenizer.decode(ids).split("[SEP]")
     assert read[: len(train) - 1] == train[: len(read)][: len(train) - 1]
+
+
+def test_a_document_of_ten_megabytes_in_one_line(tmp_path):
+    text = "uncharacteristically " * 480_000
+    lines = [text, *(f"short document {i} of a few words" for i in range(60))]
+    file = tmp_path / "long.jsonl"
+    file.write_text("\n".join(json.dumps({"text": line}) for line in lines))
+    assert file.stat().st_size > 10_000_000
+    given = config(tmp_path, str(file), packing="documents", sequence_length=512, vocab_size=300)
+    corpus = prepare(given, progress=False)
+    assert corpus.statistics.members[str(file)]["documents"] == 61
+    assert 480_000 < corpus.statistics.tokens + corpus.statistics.validation_tokens < 481_000
+    assert corpus.row_lengths.max() == 512
+    assert corpus.row_lengths.sum() == corpus.statistics.tokens + 2 * len(corpus.train)

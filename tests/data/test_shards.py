@@ -137,7 +137,7 @@ if __name__ == "__main__":
     process.wait()
     assert progress is not None, "no shard was finished"
     with np.load(progress) as saved:
-        assert json.loads(str(saved["plain"]))["shards"] >= 3
+        assert json.loads(saved["plain"].tobytes())["shards"] >= 3
     for _ in range(100):  # its workers end by themselves
         workers = subprocess.run(["pgrep", "-s", str(process.pid)], capture_output=True, text=True).stdout.split()
         if not workers:

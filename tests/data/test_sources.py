@@ -1,5 +1,6 @@
 import gzip
 import json
+import random
 import time
 
 import pyarrow as pa
@@ -185,3 +186,14 @@ def test_the_real_mirror(mirror):
     rows = list(read_table("nyu-mll/glue", ["sentence", "label"], config="cola", split="validation"))
     assert len(rows) > 500
     assert {row.values["label"] for row in rows} == {0, 1}
+
+
+def test_a_large_parquet_file_is_never_in_memory(tmp_path):
+    rng = random.Random(0)
+    with pq.ParquetWriter(tmp_path / "large.parquet", pa.schema([("text", pa.string())])) as writer:
+        for _ in range(20):  # 20 MB that do not compress
+            writer.write_table(pa.table({"text": [rng.randbytes(5000).hex() for _ in range(100)]}))
+    before, most = pa.total_allocated_bytes(), 0
+    for _ in read_texts(str(tmp_path / "large.parquet"), "text"):
+        most = max(most, pa.total_allocated_bytes())
+    assert most - before < 8_000_000

@@ -14,9 +14,11 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+from concept_encoder.data.packing import prepare
 from concept_encoder.errors import UserError
 from concept_encoder.model import ConceptEncoderForMaskedLM
 from concept_encoder.model.loading import list_checkpoints, load_checkpoint
+from concept_encoder.objectives.masked_lm import MaskedLMCollator
 from concept_encoder.training import trainer as trainer_module
 from concept_encoder.training.pretrain import PretrainRecipe, pretrain
 from concept_encoder.training.run_folder import read_metrics
@@ -159,3 +161,24 @@ def test_kill_9_loses_only_the_steps_since_the_last_checkpoint(sections, tmp_pat
     last_logged = max(m["step"] for m in read_metrics(tmp_path / "run"))
     assert last_logged - int(checkpoints[-1].name.rpartition("-")[2]) <= 6
     assert trainer_module.list_checkpoints(tmp_path / "run") == checkpoints
+
+
+@pytest.mark.parametrize("packing", ["documents", "full"])
+def test_an_epoch_sees_every_token_once(sections, tmp_path, packing):
+    sections["data"] |= {"packing": packing, "max_documents": 60}
+    corpus = prepare(PretrainRecipe.from_sections(sections).data, progress=False)
+    read = []
+    collate = MaskedLMCollator.__call__
+
+    def spy(self, rows):
+        read.append([len(row["input_ids"]) for row in rows])
+        return collate(self, rows)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(MaskedLMCollator, "__call__", spy)
+        run = train(sections, tmp_path / "run", max_steps=0, epochs=1, batch_size=len(corpus.train), eval_batch_size=64)
+    train_lengths, *_ = read
+    assert sorted(train_lengths) == sorted(len(row["input_ids"]) for row in corpus.train)
+    assert train_lengths == sorted(train_lengths), "neighbours are of like length"
+    result = json.loads((run / "result.json").read_text())
+    assert result["tokens_seen"] == sum(train_lengths)

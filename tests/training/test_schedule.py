@@ -79,7 +79,7 @@ def test_the_epochs_asked_for_are_read():
 
 def with_training(sections: dict, **training: object) -> PretrainRecipe:
     sections = copy.deepcopy(sections)
-    sections["data"]["sequence_length"] = 64
+    sections["data"] |= {"sequence_length": 64, "packing": "full"}
     sections["training"].update(training)
     return PretrainRecipe.from_sections(sections)
 

@@ -20,14 +20,14 @@ def command(recipe: str, file: Path, overrides: tuple[str, ...], size: int | Non
     (PMI-Masking, arXiv:2010.01825), in one pass over the training rows. The corpus is prepared first if need be. Half
     of the n-grams have 2 words, a quarter 3, an eighth 4 and an eighth 5, as in the paper.
     """
-    from concept_encoder.cli.data import _data_sections
+    from concept_encoder.cli.data import data_sections
     from concept_encoder.cli.show import progress, show_table
     from concept_encoder.data.packing import prepare
     from concept_encoder.data.pmi import NgramCounter, choose
     from concept_encoder.errors import UserError
     from concept_encoder.objectives.masking_ngrams import WordNumbers
 
-    configs = list(_data_sections(recipe, overrides).values())
+    configs = list(data_sections(recipe, overrides).values())
     if len(configs) > 1:
         raise UserError(
             f"{recipe}: its rows read {len(configs)} corpora; n-grams are made of one, override data.corpus"

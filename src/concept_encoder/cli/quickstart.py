@@ -14,7 +14,7 @@ Results = dict[str, dict[str, Any]]
 
 PRETRAIN: dict[str, Any] = {
     "model": {"hidden_size": 128, "num_attention_heads": 4, "token_position": "rope"},
-    "data": {"corpus": "quickstart", "vocab_size": 4096, "sequence_length": 128},
+    "data": {"corpus": "quickstart", "vocab_size": 4096, "sequence_length": 128, "packing": "full"},
     "objective": {"mask_rate": 0.3, "replacement": "mask"},
     "training": {
         "max_steps": 300,

@@ -41,9 +41,9 @@ class DataConfig:
         tokenizer: a folder, a `vocab.txt` or a hub id; None trains one on the training documents.
         tokenizer_type: the kind to train.
         vocab_size: the size to train, specials included.
-        sequence_length: tokens in a packed row, [CLS] and [SEP] included.
-        packing: `full`, rows of one length that cut across documents, or `documents`, rows of one document each
-            (see `rows.py`).
+        sequence_length: most tokens in a row, [CLS] and [SEP] included.
+        packing: `documents`, rows of one document each, so that no attention crosses documents; or `full`, rows of
+            one length that hold as many documents as fit (see `rows.py`).
         cache_dir: where tokenizers and packed rows are kept; None is `~/.cache/concept-encoder` (XDG).
     """
 
@@ -60,7 +60,7 @@ class DataConfig:
     tokenizer_type: TokenizerKind = "wordpiece"
     vocab_size: int = 8192
     sequence_length: int = 128
-    packing: Literal["full", "documents"] = "full"
+    packing: Literal["documents", "full"] = "documents"
     cache_dir: Path | None = None
 
     def __post_init__(self) -> None:

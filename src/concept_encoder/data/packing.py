@@ -12,6 +12,7 @@ from pathlib import Path
 
 import datasets
 import numpy as np
+import pyarrow.compute as pc
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from transformers import PreTrainedTokenizerFast
@@ -52,6 +53,11 @@ class PreparedCorpus:
     statistics: CorpusStatistics
     unigram_counts: np.ndarray
     folder: Path
+
+    @property
+    def row_lengths(self) -> np.ndarray:
+        """Tokens of every training row `[R]`, specials included; read from offsets, the rows stay on disk."""
+        return pc.list_value_length(self.train.data.column("input_ids")).to_numpy()
 
 
 def prepare(

@@ -155,7 +155,8 @@ class _Packer:
         } | {side: [writer.rows, writer.documents, writer.tokens] for side, writer in self.writers.items()}
         temporary = self.folder / "unfinished.npz"
         tails = {f"{side}_tail": writer.tail for side, writer in self.writers.items()}
-        np.savez(temporary, plain=json.dumps(plain), unigram_counts=self.unigram_counts, lengths=self.lengths, **tails)
+        as_bytes = np.frombuffer(json.dumps(plain).encode(), dtype=np.uint8)
+        np.savez(temporary, plain=as_bytes, unigram_counts=self.unigram_counts, lengths=self.lengths, **tails)
         os.replace(temporary, self.folder / PROGRESS)
 
     def restore(self) -> int:
@@ -163,7 +164,7 @@ class _Packer:
         if not (self.folder / PROGRESS).exists():
             return 0
         with np.load(self.folder / PROGRESS) as saved:
-            plain = json.loads(str(saved["plain"]))
+            plain = json.loads(saved["plain"].tobytes())
             self.unigram_counts, self.lengths = saved["unigram_counts"], saved["lengths"]
             for side, writer in self.writers.items():
                 writer.rows, writer.documents, writer.tokens = plain.pop(side)

@@ -215,7 +215,7 @@ def _read_csv(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict]]:
 def _read_parquet(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict]]:
     number = 0
     try:
-        with pq.ParquetFile(path) as file:
+        with pq.ParquetFile(path, pre_buffer=False) as file:  # buffers are kept to the end: a whole file in memory
             _check_columns(str(path), columns, file.schema_arrow.names)
             for batch in file.iter_batches(batch_size=256, columns=list(columns)):
                 for values in batch.to_pylist():

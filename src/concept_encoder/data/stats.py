@@ -23,6 +23,7 @@ from concept_encoder.settings import from_mapping
 
 _EXTRA = 'pip install "concept-encoder[stats]"'
 _WORD = re.compile(r"\w+")
+SAMPLE_CHARACTERS = 20_000
 
 
 def packed_documents(config: DataConfig, statistics: CorpusStatistics) -> LabelledTexts:
@@ -57,7 +58,10 @@ class ExactDuplicates:
 
 
 class Sample:
-    """The `size` documents with the smallest hash: uniform, and the same whatever the order. Equal texts all count."""
+    """The `size` documents with the smallest hash: uniform, and the same whatever the order. Equal texts all count.
+
+    Of each the first 20,000 characters are kept: whole books would fill the memory.
+    """
 
     def __init__(self, size: int):
         self.size = size
@@ -66,7 +70,7 @@ class Sample:
 
     def add(self, text: str) -> None:
         self._added += 1
-        entry = (-share(text), -self._added, text)
+        entry = (-share(text), -self._added, text[:SAMPLE_CHARACTERS])
         if len(self._heap) < self.size:
             heapq.heappush(self._heap, entry)
         else:

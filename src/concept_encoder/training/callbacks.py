@@ -18,7 +18,7 @@ class RecordCallback(TrainerCallback):
     Time spent in evaluation and in saving is not counted.
     """
 
-    def __init__(self, run: RunFolder, sizes: StepSizes, row_length: int | None):
+    def __init__(self, run: RunFolder, sizes: StepSizes, row_length: float | None):
         self.run, self.sizes, self.row_length = run, sizes, row_length
         self.seconds, self.rows, self.started = 0.0, 0, 0.0
         self.rates: list[float] = []

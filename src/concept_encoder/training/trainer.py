@@ -154,13 +154,13 @@ def run_trainer(
     config: TrainingConfig,
     sizes: StepSizes,
     title: str,
-    row_length: int | None = None,
+    row_length: float | None = None,
     **trainer_options: Any,
 ) -> tuple[ConceptTrainer, RecordCallback]:
     """Train to the end, from the last checkpoint if the run has one. Returns the trainer and the record of rates.
 
     Args:
-        row_length: tokens of a row, where all rows have as many; without it no rate is recorded.
+        row_length: tokens of a row, in the mean; without it no rate is recorded.
     """
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     arguments = training_arguments(config, sizes.steps, world_size)
