@@ -182,6 +182,18 @@ def test_the_answer_hears_the_concepts(config):
     assert (noise - plain)[mask.bool()].abs().max() > 1e-4
 
 
+@every_variant
+def test_strict_decoders_hear_of_the_text_through_the_concepts_alone(config):
+    """Concepts of one text beside the tokens of another: a strict decoder gives the logits of the concepts' text."""
+    ids, mask = padded_batch(config)
+    other = torch.where(ids == config.mask_token_id, ids, ids.flip(1).clamp(min=5))
+    model = build(ConceptEncoderForMaskedLM, config)
+    with torch.no_grad():
+        s, t = (model.model.encode(texts, attention_mask=mask) for texts in (ids, other))
+        expected, found = (model.head(model.model.decode(streams)) for streams in (s, t.replace(z_BCD=s.z_BCD)))
+    assert torch.allclose(found[mask.bool()], expected[mask.bool()], atol=1e-6) is model.model.decoder.strict
+
+
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.filter_too_much, HealthCheck.too_slow])
 @given(config=valid_configs())
 def test_sampled_combinations(config):

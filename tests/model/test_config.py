@@ -5,10 +5,11 @@ from cases import SMALL, small
 from hypothesis import given
 from hypothesis import strategies as st
 
-from concept_encoder.model import PRESETS, preset_config, twin_config
+from concept_encoder.model import PRESETS, ConceptEncoderForMaskedLM, preset_config, twin_config
 from concept_encoder.model.decoders import DECODERS, UpsampleDecoder
 from concept_encoder.model.layout import format_layout, parse_layout
 from concept_encoder.model.moves import MOVES, Pool
+from concept_encoder.model.positions import POSITIONS, Position
 from concept_encoder.model.registry import Registry
 
 
@@ -92,6 +93,21 @@ def test_unreadable_layouts(text):
         ({"hidden_dropout_prob": 1.5}, "hidden_dropout_prob: 1.5 is not a share"),
         ({"mask_free": True, "mask_token_id": None}, "mask_free: hides .MASK., but mask_token_id is not set"),
         ({"local_window": 1}, "local_window: 1 leaves no neighbour"),
+        (
+            {"token_position": "rope"},
+            "token_position: 'rope' acts nowhere, as no move attends from tokens to tokens, and across both fields "
+            "must be it, for concepts that own positions; add a 'mix', or use 'learned', 'sinusoidal' or 'none'$",
+        ),
+        ({"token_position": "rope", "concept_position": "rope"}, "token_position: 'rope' acts nowhere"),
+        ({"token_position": "cope"}, "token_position: 'cope' acts nowhere"),
+        (
+            {"layer_types": "mix read", "token_position": "rope", "concept_position": "rope"},
+            "concept_position: 'rope' acts nowhere, as no move attends from concepts to concepts",
+        ),
+        (
+            {"layer_types": "mix", "concept_source": "none", "decoder": "token_stream", "concept_position": "learned"},
+            "concept_position: 'learned' acts nowhere, as concept_source is 'none'; use 'none'",
+        ),
         ({"token_position": "ropes"}, "token_position: no position encoding is called 'ropes'"),
     ],
 )
@@ -105,7 +121,9 @@ def test_presets_count_layers():
         preset_config("woven", 3, **SMALL)
     with pytest.raises(ValueError, match="needs at least 3 layers"):
         preset_config("anchored", 2, **SMALL)
-    with pytest.raises(ValueError, match="no preset is called 'brt'"):
+    with pytest.raises(
+        ValueError, match=r"^preset: no preset is called 'brt'; did you mean 'bert'.* valid: weighted_mlm"
+    ):
         preset_config("brt", 2)
 
 
@@ -116,6 +134,31 @@ def test_twins_keep_everything_but_the_concepts(preset):
     assert twin.layer_types == ["mix"] * 3
     for name in ("vocab_size", "hidden_size", "token_position", "max_position_embeddings", "mask_token_id"):
         assert getattr(twin, name) == getattr(config, name)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"layer_types": "read", "concept_source": "anchored", "token_position": "rope", "concept_position": "rope"},
+        {"layer_types": "read", "concept_position": "cope"},
+        {"decoder_layer_types": "write mix", "token_position": "rope"},
+        {"concept_position": "rope"},
+    ],
+)
+def test_positions_that_act_in_one_place_are_accepted(fields):
+    model = ConceptEncoderForMaskedLM(small(**fields))
+    acting = [m for m in model.modules() if isinstance(m, Position) and m.acts_in_attention]
+    assert acting
+
+
+def test_a_position_bias_is_refused_where_a_move_cannot_show_it_the_text(monkeypatch):
+    bias = {"bias": lambda self, q, k, mask, q_pos, k_pos: None, "acts_in_attention": True}
+    for name, own in (("whole", {}), ("pairs", {"bias_by_pair": True})):
+        monkeypatch.setitem(POSITIONS._members, name, type(name, (Position,), {"name": name, **bias, **own}))
+    for layout in ("mix_local read", "pool read"):
+        with pytest.raises(ValueError, match=r"^token_position: 'whole' counts over the whole text"):
+            small(layer_types=layout, token_position="whole")
+        assert small(layer_types=layout, token_position="pairs").token_position == "pairs"
 
 
 def test_a_new_member_is_refused_for_what_its_class_says(monkeypatch):

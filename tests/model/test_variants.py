@@ -25,12 +25,30 @@ def naive_cope(q: torch.Tensor, k: torch.Tensor, table: torch.Tensor, i: int, j:
     return ((1 - share) * (q[i] @ table[low]) + share * (q[i] @ table[high])).item()
 
 
+def places(queries: int, keys: int) -> tuple[torch.Tensor, torch.Tensor]:
+    return torch.arange(queries)[None], torch.arange(keys)[None]
+
+
+@pytest.mark.parametrize("crossed", [False, True])
+def test_cope_counts_in_fp32(crossed):
+    """Counts of hundreds do not fit in bf16, nor do their differences."""
+    torch.manual_seed(0)
+    cope = POSITIONS["cope"](small(concept_position="cope", cope_positions=600), crossed=crossed)
+    torch.nn.init.normal_(cope.table.weight)
+    cope.to(torch.bfloat16)
+    q, k = torch.randn(2, 1, 2, 600, 8).to(torch.bfloat16)
+    found = cope.bias(q, k, None, *places(600, 600))
+    assert found.dtype == torch.bfloat16
+    exact = cope.float().bias(q.float(), k.float(), None, *places(600, 600))
+    assert (found.float() - exact).square().mean().sqrt() < 0.1 * exact.square().mean().sqrt()
+
+
 def test_cope_in_self_attention_is_the_papers_formula_on_both_sides():
     config = small(concept_position="cope", cope_positions=4)
     cope = POSITIONS["cope"](config)
     torch.nn.init.normal_(cope.table.weight)
     q, k = torch.randn(2, 1, 1, 7, 8)
-    bias = cope.bias(q, k, None)[0, 0]
+    bias = cope.bias(q, k, None, *places(7, 7))[0, 0]
     before, after = cope.table.weight.chunk(2)
     for i in range(7):
         for j in range(7):
@@ -43,7 +61,7 @@ def test_cope_in_read_counts_from_the_first_token_and_skips_padding():
     torch.nn.init.normal_(cope.table.weight)
     q, k = torch.randn(1, 1, 3, 8), torch.randn(1, 1, 9, 8)
     mask = torch.tensor([[True, True, False, True, True, True, True, False, False]])
-    bias = cope.bias(q, k, mask)[0, 0]
+    bias = cope.bias(q, k, mask, *places(3, 9))[0, 0]
     real = mask[0].nonzero()[:, 0].tolist()
     for i in range(3):
         for j in real:
@@ -142,6 +160,13 @@ def test_slots_compete_for_tokens():
     torch.testing.assert_close(
         out, s.z_BCD + move.attention.out(naive.transpose(1, 2).flatten(2)), atol=1e-5, rtol=1e-5
     )
+
+
+def test_slots_drop_attention_while_they_train():
+    move, s = MOVES["slot"](small(attention_probs_dropout_prob=0.5)).eval(), streams()
+    sure = move(s).z_BCD
+    torch.testing.assert_close(move(s).z_BCD, sure)
+    assert not torch.allclose(move.train()(s).z_BCD, sure)
 
 
 @pytest.mark.parametrize("preset", ["anchored", "perceiver_posonly_mlm", "funnel"])

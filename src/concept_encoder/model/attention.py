@@ -59,7 +59,7 @@ class Attention(nn.Module):
         `kv_BKE` is `key_value(y_BKD)`, E = 2D: the caller makes it, as one product may serve several layers.
         """
         q_BHQd, k_BHKd, v_BHKd = self.project(x_BQD, kv_BKE, x_pos_BQ, y_pos_BK)
-        bias = self.position_bias(q_BHQd, k_BHKd, y_mask_BK)
+        bias = self.position_bias(q_BHQd, k_BHKd, y_mask_BK, x_pos_BQ, y_pos_BK)
         attended_BQHd, weights = self.attend(q_BHQd, k_BHKd, v_BHKd, self.kernel_mask(bias, y_mask_BK))
         return self.finish(attended_BQHd), weights
 
@@ -95,9 +95,11 @@ class Attention(nn.Module):
         """Heads joined and projected: the update `[B, Q, D]`."""
         return self.dropout(self.out(attended_BQHd.flatten(2)))
 
-    def position_bias(self, q_BHQd: Tensor, k_BHKd: Tensor, mask_BK: Tensor | None) -> Tensor | None:
-        """What the position encoding adds to the logits, `[B, H, Q, K]`, if it adds anything."""
-        return self.position.bias(q_BHQd * self.head_dim**-0.5, k_BHKd, mask_BK)
+    def position_bias(
+        self, q_BHQd: Tensor, k_BHKd: Tensor, mask_BK: Tensor | None, q_pos_BQ: Tensor, k_pos_BK: Tensor
+    ) -> Tensor | None:
+        """What the position encoding adds to the logits, `[B or 1, H, Q, K]`, if it adds anything."""
+        return self.position.bias(q_BHQd * self.head_dim**-0.5, k_BHKd, mask_BK, q_pos_BQ, k_pos_BK)
 
     def kernel_mask(self, bias: Tensor | None, mask_BK: Tensor | None) -> Tensor | None:
         """Which keys may be seen, `[B, 1, 1, K]`, or the position bias with it, `[B, H, Q, K]`."""
@@ -109,7 +111,8 @@ class Attention(nn.Module):
 class WindowedAttention(Attention):
     """Self-attention of each token to the tokens at most `local_window // 2` away, in O(N·w) time and memory.
 
-    The text is cut into blocks of half a window; a block attends to itself and its two neighbours under a band mask.
+    The text is cut into blocks of half a window; a block attends to itself and its two neighbours under a band mask. A
+    position bias is asked for block by block, so its member must have `bias_by_pair`.
     Source: Longformer, section 3.1 (arXiv:2004.05150); window as in ModernBERT (arXiv:2412.13663).
     """
 
@@ -121,7 +124,8 @@ class WindowedAttention(Attention):
             return super().forward(x_BQD, kv_BKE, y_mask_BK, x_pos_BQ, y_pos_BK)
         q_BHNd, k_BHNd, v_BHNd = self.project(x_BQD, kv_BKE, x_pos_BQ, y_pos_BK)
         padding = self.kernel_mask(None, y_mask_BK)
-        if self.kernel == VARLEN and can_run_varlen(self, q_BHNd, padding, self.dropped):
+        unbiased = not self.position.adds_bias()
+        if unbiased and self.kernel == VARLEN and can_run_varlen(self, q_BHNd, padding, self.dropped):
             scaling = self.head_dim**-0.5
             attended, _ = varlen_attention(self, q_BHNd, k_BHNd, v_BHNd, padding, scaling=scaling, window=half)
             return self.finish(attended), None
@@ -130,6 +134,11 @@ class WindowedAttention(Attention):
         mask = mask.expand(batch, -1, -1, -1).flatten(0, 1)[:, None]
         q = _blocks(q_BHNd, half, half, 0)
         k, v = (_blocks(states, half, 3 * half, half) for states in (k_BHNd, v_BHNd))
+        x_pos_BN = x_pos_BQ.expand(batch, -1)[:, None, :, None]  # as states of one head
+        q_pos, k_pos = _blocks(x_pos_BN, half, half, 0), _blocks(x_pos_BN, half, 3 * half, half)
+        bias = self.position_bias(q, k, None, q_pos[:, 0, :, 0], k_pos[:, 0, :, 0])
+        if bias is not None:
+            mask = bias.masked_fill(~mask, torch.finfo(bias.dtype).min)
         attended, _ = self.attend(q, k, v, mask)
         attended_BNHd = attended.unflatten(0, (batch, blocks)).flatten(1, 2)[:, :length]
         return self.finish(attended_BNHd), None

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from concept_encoder.model.decoders import DECODERS
 from concept_encoder.model.moves import MOVES
-from concept_encoder.model.positions import POSITIONS
+from concept_encoder.model.positions import POSITIONS, attention_fields
 from concept_encoder.model.sources import SOURCES
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ def check_layout(config: "ConceptEncoderConfig") -> None:
     _check_shortening(config, layers, answers)
     _check_concepts(config, layers + answers)
     _check_nothing_is_wasted(config, layers, answers)
+    _check_positions_act(config, layers + answers)
 
 
 def _check_concepts(config: "ConceptEncoderConfig", layers: list[type]) -> None:
@@ -91,11 +92,28 @@ def _check_decoder(config: "ConceptEncoderConfig", layers: list[type]) -> None:
             "use concept_source 'anchored' or 'pooled'"
         )
     partial = next((layer.name for layer in layers if layer.partial), None)
-    if partial and POSITIONS[config.token_position].sees_whole_text:
+    if partial and POSITIONS[config.token_position].sees_whole_text():
         raise ValueError(
             f"token_position: {config.token_position!r} counts over the whole text, token by token, and {partial!r} "
             "does not show it that; use 'mix', or another position"
         )
+
+
+def _check_positions_act(config: "ConceptEncoderConfig", layers: list[type]) -> None:
+    """Collect where each field acts: on the states of a stream that exists, or in an attention."""
+    acting = {field for layer in layers for field in attention_fields(config, *layer.attends)}
+    begun = {"token_position": True, "concept_position": SOURCES[config.concept_source].has_concepts}
+    added = ", ".join(repr(name) for name, member in POSITIONS.items() if member.acts_on_states)
+    for field, stream, own in (("token_position", "tokens", "mix"), ("concept_position", "concepts", "think")):
+        name = getattr(config, field)
+        if not begun[field] and name != "none":
+            raise ValueError(f"{field}: {name!r} acts nowhere, as concept_source is 'none'; use 'none'")
+        if POSITIONS[name].acts_in_attention and not POSITIONS[name].acts_on_states and field not in acting:
+            both = ", and across both fields must be it, for concepts that own positions"
+            raise ValueError(
+                f"{field}: {name!r} acts nowhere, as no move attends from {stream} to {stream}"
+                f"{both if POSITIONS[name].needs_owned_positions else ''}; add a {own!r}, or use {added} or 'none'"
+            )
 
 
 def _check_nothing_is_wasted(config: "ConceptEncoderConfig", layers: list[type], answers: list[type]) -> None:

@@ -16,8 +16,8 @@ from concept_encoder.model.attention import ResidualOutput, make_norm
 from concept_encoder.model.config import ConceptEncoderConfig
 from concept_encoder.model.decoders import DECODERS
 from concept_encoder.model.moves import MOVES, Read
-from concept_encoder.model.positions import SinusoidalPosition, states_position
-from concept_encoder.model.sources import SOURCES, AnchoredSource, LearnedSource
+from concept_encoder.model.positions import LearnedScale, states_position
+from concept_encoder.model.sources import SOURCES
 from concept_encoder.model.streams import Intervention, Streams
 
 _READS = {name for name, move in MOVES.items() if move.uses == {"tokens", "concepts"} and "concepts" in move.updates}
@@ -105,12 +105,8 @@ class ConceptEncoderPreTrainedModel(PreTrainedModel):
             init.normal_(module.weight, std=std)
         elif isinstance(module, nn.LayerNorm):
             init.ones_(module.weight)
-        elif isinstance(module, LearnedSource):
-            init.normal_(module.vectors, std=std)
-        elif isinstance(module, AnchoredSource):
-            init.normal_(module.vector, std=std)
-        elif isinstance(module, SinusoidalPosition):
-            init.constant_(module.scale, std)
+        elif isinstance(module, LearnedScale):
+            init.constant_(module.weight, std)
 
 
 class ConceptEncoderModel(ConceptEncoderPreTrainedModel):

@@ -1,8 +1,7 @@
 """The moves: every architecture is a sequence of them (`layer_types`). Each takes the streams and returns them updated.
 
 Every attention input is normed, keys and values included. Streams that are updated get a feed-forward; `read` leaves
-it to
-the `think` that follows, as in the plan's layer (cross-attention, self-attention, feed-forward).
+it to the `think` that follows, as in the plan's layer (cross-attention, self-attention, feed-forward).
 """
 
 from typing import TYPE_CHECKING, ClassVar
@@ -33,6 +32,7 @@ class Move(nn.Module):
 
     uses: ClassVar[frozenset[str]]
     updates: ClassVar[frozenset[str]]
+    attends: ClassVar[tuple[str, str]]  # from which stream to which
     options: ClassVar[tuple[str, ...]] = ()  # fields of the configuration that only this move reads
     pointwise = False  # a token's update depends on no other token, so a decoder may ask at chosen positions only
     shortens = False  # leaves half as many tokens, as `pool` does
@@ -54,12 +54,13 @@ class Mix(Move):
 
     uses = frozenset({"tokens"})
     updates = frozenset({"tokens"})
+    attends = ("tokens", "tokens")
     attention_class = Attention
 
     def __init__(self, config: "ConceptEncoderConfig"):
         super().__init__()
         self.norm = make_norm(config)
-        self.attention = self.attention_class(config, attention_position(config, "tokens", "tokens"))
+        self.attention = self.attention_class(config, attention_position(config, *self.attends))
         self.feed_forward = FeedForward(config)
 
     def forward(self, s: Streams) -> Streams:
@@ -86,13 +87,14 @@ class Read(Move):
 
     uses = frozenset({"tokens", "concepts"})
     updates = frozenset({"concepts"})
+    attends = ("concepts", "tokens")
     projects_tokens = True
 
     def __init__(self, config: "ConceptEncoderConfig"):
         super().__init__()
         self.concept_norm = make_norm(config)
         self.token_norm = make_norm(config)
-        self.attention = Attention(config, attention_position(config, "concepts", "tokens"))
+        self.attention = Attention(config, attention_position(config, *self.attends))
 
     @staticmethod
     def project_together(reads: list["Read"], s: Streams) -> tuple[Tensor, ...]:
@@ -122,11 +124,12 @@ class Think(Move):
 
     uses = frozenset({"concepts"})
     updates = frozenset({"concepts"})
+    attends = ("concepts", "concepts")
 
     def __init__(self, config: "ConceptEncoderConfig"):
         super().__init__()
         self.norm = make_norm(config)
-        self.attention = Attention(config, attention_position(config, "concepts", "concepts"))
+        self.attention = Attention(config, attention_position(config, *self.attends))
         self.feed_forward = FeedForward(config)
 
     def forward(self, s: Streams) -> Streams:
@@ -146,13 +149,14 @@ class Write(Move):
 
     uses = frozenset({"tokens", "concepts"})
     updates = frozenset({"tokens"})
+    attends = ("tokens", "concepts")
     pointwise = True
 
     def __init__(self, config: "ConceptEncoderConfig"):
         super().__init__()
         self.token_norm = make_norm(config)
         self.concept_norm = make_norm(config)
-        self.attention = Attention(config, attention_position(config, "tokens", "concepts"))
+        self.attention = Attention(config, attention_position(config, *self.attends))
         self.feed_forward = FeedForward(config)
 
     def forward(self, s: Streams) -> Streams:
@@ -174,7 +178,7 @@ class SlotRead(Read):
         attention = self.attention
         q_BHCd, k_BHNd, v_BHNd = attention.project(self.concept_norm(s.z_BCD), self.token_kv(s), s.z_pos_BC, s.x_pos_BN)
         logits_BHCN = (q_BHCd @ k_BHNd.mT) * attention.head_dim**-0.5
-        bias = attention.position_bias(q_BHCd, k_BHNd, s.visible_BN)
+        bias = attention.position_bias(q_BHCd, k_BHNd, s.visible_BN, s.z_pos_BC, s.x_pos_BN)
         if bias is not None:
             logits_BHCN = logits_BHCN + bias
         if s.z_mask_BC is not None:
@@ -184,7 +188,8 @@ class SlotRead(Read):
             share_BHCN = share_BHCN * s.visible_BN[:, None, None]
         weights_BHCN = (share_BHCN / share_BHCN.sum(-1, keepdim=True).clamp(min=1e-8)).to(v_BHNd.dtype)
         self.record(s, weights_BHCN)
-        return s.replace(z_BCD=s.z_BCD + attention.finish((weights_BHCN @ v_BHNd).transpose(1, 2)))
+        dropped_BHCN = F.dropout(weights_BHCN, attention.dropped)
+        return s.replace(z_BCD=s.z_BCD + attention.finish((dropped_BHCN @ v_BHNd).transpose(1, 2)))
 
 
 @MOVES.register("exchange")
@@ -197,12 +202,13 @@ class Exchange(Move):
 
     uses = frozenset({"tokens", "concepts"})
     updates = frozenset({"tokens", "concepts"})
+    attends = ("concepts", "tokens")
 
     def __init__(self, config: "ConceptEncoderConfig"):
         super().__init__()
         self.concept_norm = make_norm(config)
         self.token_norm = make_norm(config)
-        self.attention = Attention(config, attention_position(config, "concepts", "tokens"))
+        self.attention = Attention(config, attention_position(config, *self.attends))
         self.concept_value = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
         self.token_out = ResidualOutput(config.hidden_size, config.hidden_size)
         self.feed_forward = FeedForward(config)
@@ -211,12 +217,12 @@ class Exchange(Move):
         attention, concepts = self.attention, self.concept_norm(s.z_BCD)
         kv_BNE = attention.key_value(self.token_norm(s.x_BND))
         match_z, match_x, v_BHNd = attention.project(concepts, kv_BNE, s.z_pos_BC, s.x_pos_BN)
-        bias = attention.position_bias(match_z, match_x, s.visible_BN)
+        bias = attention.position_bias(match_z, match_x, s.visible_BN, s.z_pos_BC, s.x_pos_BN)
         to_concepts, weights = attention.attend(match_z, match_x, v_BHNd, attention.kernel_mask(bias, s.visible_BN))
         if s.intervention is not None:  # tokens hear other concepts than those that read them
             concepts = self.concept_norm(s.heard_BCD)
             match_z = attention.position.rotate(attention.split_heads(attention.query(concepts)), s.z_pos_BC)
-            bias = attention.position_bias(match_z, match_x, s.visible_BN)
+            bias = attention.position_bias(match_z, match_x, s.visible_BN, s.z_pos_BC, s.x_pos_BN)
         v_BHCd = attention.split_heads(self.concept_value(concepts))
         turned = None if bias is None else bias.mT
         to_tokens, _ = attention.attend(match_x, match_z, v_BHCd, attention.kernel_mask(turned, s.z_mask_BC))
@@ -234,13 +240,14 @@ class Pool(Move):
 
     uses = frozenset({"tokens"})
     updates = frozenset({"tokens"})
+    attends = ("tokens", "tokens")
     shortens = True
     partial = True
 
     def __init__(self, config: "ConceptEncoderConfig"):
         super().__init__()
         self.norm = make_norm(config)
-        self.attention = Attention(config, attention_position(config, "tokens", "tokens"))
+        self.attention = Attention(config, attention_position(config, *self.attends))
         self.feed_forward = FeedForward(config)
 
     def forward(self, s: Streams) -> Streams:

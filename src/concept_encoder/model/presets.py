@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from concept_encoder.model.config import ConceptEncoderConfig
+from concept_encoder.model.registry import unknown
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,7 @@ def preset_config(preset: str, num_layers: int = 6, **fields: Any) -> ConceptEnc
         ValueError: an unknown preset or field, or fields that do not fit together.
     """
     if preset not in PRESETS:
-        raise ValueError(f"preset: no preset is called {preset!r}; valid: {', '.join(PRESETS)}")
+        raise ValueError(f"preset: {unknown('preset', preset, PRESETS)}")
     chosen = PRESETS[preset]
     options = {"layer_types": chosen.layer_types(num_layers), **chosen.options, **fields}
     return ConceptEncoderConfig(**options)

@@ -1,10 +1,18 @@
 """One registry a family: a variant is a class, and the registry is the only place that knows its name."""
 
 import difflib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TypeVar
 
 C = TypeVar("C", bound=type)
+
+
+def unknown(family: str, name: object, valid: Iterable[str]) -> str:
+    """That no member of the family has this name, with the nearest and all names."""
+    valid = list(valid)
+    close = difflib.get_close_matches(str(name), valid, n=1, cutoff=0.5)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    return f"no {family} is called {name!r}; {hint}valid: {', '.join(valid)}"
 
 
 class Registry(Mapping[str, type]):
@@ -39,10 +47,7 @@ class Registry(Mapping[str, type]):
         try:
             return self._members[name]
         except KeyError:
-            close = difflib.get_close_matches(str(name), self._members, n=1, cutoff=0.5)
-            hint = f"did you mean {close[0]!r}? " if close else ""
-            valid = ", ".join(self._members)
-            raise ValueError(f"no {self.family} is called {name!r}; {hint}valid: {valid}") from None
+            raise ValueError(unknown(self.family, name, self._members)) from None
 
     def member(self, field: str, name: str) -> type:
         """The same, with the field that named it in front of the message."""

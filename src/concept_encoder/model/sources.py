@@ -78,11 +78,11 @@ class LearnedSource(Source):
         super().__init__()
         self.ratio = config.concept_ratio
         count = self.num_concepts(config, config.max_position_embeddings)
-        self.vectors = nn.Parameter(torch.empty(count, config.hidden_size))
+        self.vectors = nn.Embedding(count, config.hidden_size)
         self.position = states_position(config.concept_position, config)
 
     def forward(self, s: Streams) -> Streams:
-        z_CD, mask_BC, text = self.vectors, None, s.start
+        z_CD, mask_BC, text = self.vectors.weight, None, s.start
         if self.ratio is not None:
             z_CD = z_CD[: -(-text.x_BND.shape[1] // self.ratio)]
             mask_BC = None if text.x_mask_BN is None else _chunks(text.x_mask_BN, self.ratio).any(-1)
@@ -108,7 +108,7 @@ class AnchoredSource(Source):
     def __init__(self, config: "ConceptEncoderConfig"):
         super().__init__()
         self.ratio = config.concept_ratio
-        self.vector = nn.Parameter(torch.empty(config.hidden_size))
+        self.vector = nn.Embedding(1, config.hidden_size)
         self.position = states_position(config.concept_position, config)
 
     @classmethod
@@ -122,7 +122,7 @@ class AnchoredSource(Source):
         x_BDCr = _chunks(s.x_BND.mT, self.ratio)
         z_BCD = (x_BDCr * self._shares(s.visible_BN, s)[:, None].to(x_BDCr.dtype)).sum(-1).mT
         added = self.position.states(z_pos_BC)
-        z_BCD = z_BCD + self.vector + (0 if added is None else added)
+        z_BCD = z_BCD + self.vector.weight + (0 if added is None else added)
         return s.replace(z_BCD=z_BCD, z_pos_BC=z_pos_BC, z_mask_BC=exists_BC)
 
     def _shares(self, mask_BN: Tensor | None, s: Streams) -> Tensor:

@@ -14,12 +14,12 @@ def parameter_groups(model: nn.Module) -> dict[str, list[nn.Parameter]]:
     output = model.get_output_embeddings()
     tables |= heads | ({id(output.weight)} if output is not None else set())
     groups: dict[str, list[nn.Parameter]] = {"matrices": [], "tables": [], "vectors": []}
-    for name, parameter in model.named_parameters():
+    for parameter in model.parameters():
         if not parameter.requires_grad:
             continue
         if parameter.ndim < 2:
             groups["vectors"].append(parameter)
-        elif id(parameter) in tables or parameter.ndim != 2 or name.endswith("vectors"):
+        elif id(parameter) in tables or parameter.ndim != 2:
             groups["tables"].append(parameter)
         else:
             groups["matrices"].append(parameter)
