@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from concept_encoder.model import PRESETS, ConceptEncoderForMaskedLM, preset_config
+from concept_encoder.model import PRESETS, ConceptEncoderForMaskedLM, preset_config, twin_config
 from concept_encoder.model.accounting import build_without_weights, cost, matched_layers, parameters_by_part
 
 D, F, V, N, C, H, L, R = 64, 256, 1000, 96, 24, 4, 6, 4
@@ -46,20 +46,31 @@ def test_flops_are_those_of_the_formula():
     assert found.flops_per_token == pytest.approx((L * (read + think) + answer + head) / N)
 
 
-@pytest.mark.parametrize("preset", sorted(set(PRESETS) - {"bert", "funnel"}))
+@pytest.mark.parametrize("preset", [name for name, p in PRESETS.items() if p.options["concept_source"] == "learned"])
 def test_cost_is_linear_in_the_length_with_a_fixed_number_of_concepts(preset):
     config = config_of(preset)
-    if config.num_concepts is None:  # think is quadratic in C = N / ratio: linear only while that is small
-        return
     one, two = (cost(config, length).flops_per_token for length in (2048, 4096))
     assert two <= one * 1.01
 
 
-def test_the_twin_is_matched():
-    config = config_of("woven")
-    for on in ("compute", "parameters"):
-        layers = matched_layers(config, N, on)
-        assert layers >= 1
+@pytest.mark.parametrize("preset", ["woven", "perceiver_mlm", "anchored"])
+@pytest.mark.parametrize("on", ["compute", "parameters"])
+def test_the_twin_is_matched(preset, on):
+    """One layer more or less is farther from the goal."""
+
+    def size(config) -> float:
+        if on == "compute":
+            return cost(config, N).flops_per_token
+        return sum(parameters_by_part(build_without_weights(config)).values())
+
+    config = config_of(preset)
+    layers = matched_layers(config, N, on)
+    below, at, above = (abs(size(twin_config(config, n)) - size(config)) for n in range(layers - 1, layers + 2))
+    assert at < below
+    assert at < above
+
+
+def test_the_twin_of_bert_is_itself():
     assert matched_layers(config_of("bert"), N, "compute") == L
     assert matched_layers(config_of("bert"), N, "parameters") == L
 

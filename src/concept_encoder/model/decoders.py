@@ -1,8 +1,7 @@
 """How concepts answer tokens (`decoder`): what a token starts from, then the moves of `decoder_layer_types`.
 
 A decoder is *strict* when everything it says of a token has passed through the concepts, *hybrid* when the token
-stream goes
-around them. Results of the two are never compared without saying so. Shape suffixes: see `streams.py`.
+stream goes around them. Results of the two are never compared without saying so. Shape suffixes: see `streams.py`.
 """
 
 from typing import TYPE_CHECKING, ClassVar
@@ -46,7 +45,7 @@ class Decoder(nn.Module):
         return all(layer.pointwise for layer in self.layers)
 
     def queries(self, s: Streams, index_BK: Tensor) -> Tensor:
-        """What the tokens at these indices start from, `[B, K, D]`. `index_BK` may be `[1, K]`."""
+        """What the tokens at these indices start from, `[B, K, D]`."""
         raise NotImplementedError
 
     def forward(self, s: Streams, index_BK: Tensor | None = None) -> Tensor:
