@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:  # the rest where it is used: processes that tokenise import this file anew
     from concept_encoder.data.corpus import DataConfig
     from concept_encoder.data.packing import PreparedCorpus
+    from concept_encoder.training.stream import LengthGrouped
 
 
 def ours(file: Path, tokenizer: Path, folder: Path, packing: str, options: argparse.Namespace) -> int:
@@ -99,17 +100,27 @@ def shape(corpus: "PreparedCorpus", packing: str, options: argparse.Namespace) -
     """Rows, their length, how many hold more than one document, and the share of padding in batches of `--rows`."""
     import numpy as np
 
-    from concept_encoder.training.stream import LengthGrouped, Shuffled
+    from concept_encoder.training.stream import Shuffled
 
     lengths, sep = corpus.row_lengths, corpus.tokenizer.sep_token_id
     blocks = (corpus.train[i : i + 1000]["input_ids"] for i in range(0, len(lengths), 1000))
     several = sum(int((ids[:-1] == sep).any()) for block in blocks for ids in block)
     padding = []
-    for order in (Shuffled(len(lengths)), LengthGrouped(lengths, options.rows)):
+    for order in (Shuffled(len(lengths)), of_like_length(corpus, options)):
         rows = order(np.random.default_rng(0), 0)
         batches = lengths[rows[: len(rows) // options.rows * options.rows]].reshape(-1, options.rows)
         padding.append(f"{1 - batches.sum() / (batches.max(1).sum() * options.rows):.1%}")
     return [packing, f"{len(lengths):,}", f"{lengths.mean():.0f}", f"{several / len(lengths):.0%}", *padding]
+
+
+def of_like_length(corpus: "PreparedCorpus", options: argparse.Namespace) -> "LengthGrouped":
+    """The order of rows that `pretrain` reads, in steps of `--rows`."""
+    import numpy as np
+
+    from concept_encoder.training.stream import LengthGrouped
+
+    lengths = corpus.row_lengths
+    return LengthGrouped(lengths, np.arange(0, len(lengths) + 1, options.rows))
 
 
 def waiting(corpus: "PreparedCorpus", packing: str, options: argparse.Namespace) -> list[Any]:
@@ -118,10 +129,10 @@ def waiting(corpus: "PreparedCorpus", packing: str, options: argparse.Namespace)
 
     from concept_encoder.objectives.masked_lm import MaskedLMCollator, ObjectiveConfig
     from concept_encoder.training.schedule import MicroBatches, StepSizes
-    from concept_encoder.training.stream import ExampleStream, LengthGrouped
+    from concept_encoder.training.stream import ExampleStream
 
     sizes = StepSizes(options.steps, options.rows)
-    order = LengthGrouped(corpus.row_lengths, options.rows) if packing == "documents" else None
+    order = of_like_length(corpus, options) if packing == "documents" else None
     loader = DataLoader(
         ExampleStream(corpus.train, int(sizes.first_row[-1]), 0, order),
         batch_sampler=MicroBatches(sizes, 1),
