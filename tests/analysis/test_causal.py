@@ -49,7 +49,7 @@ def batch_of(*numbers: int) -> dict:
 
 def test_added_loss_is_what_the_formula_says():
     subject = Subject("counting", Counting(), tokenizer=None)
-    report = causal.dependence(subject, [batch_of(1, 2, 3, 4)], each_batches=1)
+    report = causal.dependence(subject, [batch_of(1, 2, 3, 4)])
     assert report["base_loss"] == 0
     assert report["all"]["zero"]["added"] == pytest.approx((1 + 4 + 9 + 16) / 4)
     assert report["all"]["shuffle"]["added"] == pytest.approx((9 + 1 + 1 + 1) / 4)
@@ -63,7 +63,7 @@ def test_added_loss_is_what_the_formula_says():
 
 def test_batches_count_by_their_labels():
     subject = Subject("counting", Counting(), tokenizer=None)
-    report = causal.dependence(subject, [batch_of(1, 1, 1), batch_of(4)], each_batches=0)
+    report = causal.dependence(subject, [batch_of(1, 1, 1), batch_of(4)], each_labels=0)
     assert report["all"]["zero"]["added"] == pytest.approx((1 + 1 + 1 + 16) / 4)
     assert report["all"]["zero"]["standard_error"] > 0
     assert "each" not in report
@@ -74,7 +74,7 @@ def test_only_concepts_that_exist_are_shuffled_and_averaged():
     z_BCD = torch.arange(6.0).reshape(2, 3, 1)
     swapped = causal.shuffled(torch.ones(3, dtype=torch.bool))(z_BCD, mask_BC)
     assert swapped.flatten().tolist() == [3, 1, 2, 0, 4, 5]  # concept 1 exists once: it has nothing to swap with
-    report = causal.dependence(Subject("counting", Counting(mask_BC), tokenizer=None), [batch_of(1, 3)], each_batches=1)
+    report = causal.dependence(Subject("counting", Counting(mask_BC), tokenizer=None), [batch_of(1, 3)])
     assert report["each"]["mean"][2] is None
 
 
@@ -95,7 +95,7 @@ def test_masked_batches_are_deterministic_and_ask_for_the_hidden_tokens(checkpoi
 def test_the_real_models_take_interventions(checkpoints, texts, name):
     subject = load_subject(checkpoints[name])
     made = causal.masked_batches(subject, tokenize(subject, texts(12)), batch_size=6)
-    report = causal.dependence(subject, made, each_batches=1)
+    report = causal.dependence(subject, made)
     assert report["base_loss"] > 0
     assert report["all"]["zero"]["added"] != 0
     assert len(report["each"]["shuffle"]) >= 6
@@ -123,7 +123,7 @@ def test_labels_stay_with_their_texts(checkpoints, texts):
             row = tokenized.ids.index(ids[mask.bool()].tolist())
             assert labels[row] == label
     made = causal.labelled_batches(subject, tokenized, labels, batch_size=5)
-    assert causal.dependence(subject, made, each_batches=0)["labels"] == 10
+    assert causal.dependence(subject, made, each_labels=0)["labels"] == 10
 
 
 def test_the_texts_of_a_pair_are_encoded_apart_and_shuffled_with_other_pairs(tokenizer, texts, tmp_path):
@@ -131,7 +131,7 @@ def test_the_texts_of_a_pair_are_encoded_apart_and_shuffled_with_other_pairs(tok
     some = texts(16)
     made = causal.labelled_batches(subject, tokenize(subject, some), [0, 1] * 4, batch_size=4)
     assert [batch["input_ids"].shape[:2] for batch in made] == [(4, 2), (4, 2)]
-    report = causal.dependence(subject, made, each_batches=0)
+    report = causal.dependence(subject, made, each_labels=0)
     with torch.inference_mode():
         swap = causal.shuffled(torch.ones(64, dtype=torch.bool), apart=2)
         losses = [
@@ -152,4 +152,4 @@ def test_the_first_token_of_a_word_asks_for_its_tag(tokenizer, tmp_path):
     letters = [tokenized.pieces(0)[place] for place in torch.nonzero(asked[0]).flatten()]
     assert all(word.startswith(piece) for word, piece in zip(words[0], letters))
     assert batch["labels"][asked].tolist() == [0, 1, 0, 1]
-    assert causal.dependence(subject, [batch], each_batches=0)["labels"] == 4
+    assert causal.dependence(subject, [batch], each_labels=0)["labels"] == 4

@@ -101,7 +101,7 @@ def test_targets_are_marked_and_two_checkpoints_stand_side_by_side(capsys, corpu
     assert "✓" in row or "✗" in row
     out, _ = analyse(capsys, one, "--compare", two, "--over-training")
     assert "difference" in out
-    assert "✗ missed" in out or "✓ met" in out
+    assert any(mark in out for mark in ("✓ / ✓", "✓ / ✗", "✗ / ✓", "✗ / ✗"))
     assert "comparison.html" in out
     assert (one / "analysis" / "comparison.html").is_file()
 

@@ -261,7 +261,7 @@ def _causal(
     else:
         labels = task.validation.labels[:count]
         loss, made = f"loss on {task.name}", causality.labelled_batches(subject, tokenized, labels)
-    return {"loss": loss, **causality.dependence(subject, made, each_batches=1, progress=progress)}
+    return {"loss": loss, **causality.dependence(subject, made, progress=progress)}
 
 
 def _answers(model: PreTrainedModel, material: Material) -> bool:

@@ -87,13 +87,13 @@ def tagged_batches(
 
 @torch.inference_mode()
 def dependence(
-    subject: Subject, made: Sequence[dict[str, Tensor]], *, each_batches: int = 2, progress: Progress | None = None
+    subject: Subject, made: Sequence[dict[str, Tensor]], *, each_labels: int = 300, progress: Progress | None = None
 ) -> dict:
     """Loss added by taking concepts away, JSON-able.
 
     Args:
         made: batches with labels, from the functions above.
-        each_batches: how many of them ask for every concept alone (C x 3 passes each); 0 leaves that out.
+        each_labels: how many labels of the first batch ask for every concept alone (C x 3 passes); 0 leaves that out.
     """
     labels_X = np.array([float((batch["labels"] != IGNORE).sum()) for batch in made])
     apart = 2 if subject.separate_texts else 1
@@ -106,23 +106,31 @@ def dependence(
             report["all"][kind] = {"added": _weighted(added_X, labels_X), "standard_error": error and round(error, 5)}
         if len(made[0]["input_ids"]) < 2:
             report["notes"].append("shuffling needs at least 2 texts in a batch, got 1")
-        if each_batches:
-            few = slice(0, each_batches)
-            each = _each(subject, made[few], base_X[few], labels_X[few], exists_C, progress)
-            report |= {"each": each, "each_labels": int(labels_X[few].sum()), "most_missed": _most_missed(each["mean"])}
+        if each_labels:
+            few = _first_labels(made[0], each_labels)
+            each = _each(subject, few, exists_C, progress)
+            asked = int((few["labels"] != IGNORE).sum())
+            report |= {"each": each, "each_labels": asked, "most_missed": _most_missed(each["mean"])}
     return report
 
 
+def _first_labels(batch: dict[str, Tensor], count: int) -> dict[str, Tensor]:
+    """The first rows of a batch that hold `count` labels between them, but four of them to exchange and to average."""
+    asked_B = (batch["labels"] != IGNORE).reshape(len(batch["labels"]), -1).sum(1)
+    rows = max(int((asked_B.cumsum(0) < count).sum()) + 1, 4)
+    return {name: values[:rows] for name, values in batch.items()}
+
+
 def _each(
-    subject: Subject, made, base_X, labels_X, exists_C: Tensor, progress: Progress | None
+    subject: Subject, batch: dict[str, Tensor], exists_C: Tensor, progress: Progress | None
 ) -> dict[str, list[float | None]]:
     """Added loss for every concept alone, by kind; None for a concept that never exists."""
+    base, apart = _loss(subject, batch, None), 2 if subject.separate_texts else 1
     each: dict[str, list[float | None]] = {kind: [] for kind in KINDS}
     for concept, exists in enumerate(exists_C.tolist()):
         alone_C = torch.arange(len(exists_C)) == concept
-        for kind, change in _changes(alone_C, 2 if subject.separate_texts else 1).items():
-            added_X = np.array([_loss(subject, batch, change) for batch in made]) - base_X if exists else None
-            each[kind].append(None if added_X is None else _weighted(added_X, labels_X))
+        for kind, change in _changes(alone_C, apart).items():
+            each[kind].append(round(_loss(subject, batch, change) - base, 6) if exists else None)
         if progress:
             progress("removing concepts", concept + 1, len(exists_C))
     return each
@@ -141,7 +149,8 @@ def encoded_once(encoder: ConceptEncoderModel) -> Iterator[None]:
     encode, kept = encoder.encode, {}
 
     def remembered(input_ids: Tensor, *others: Tensor | None, intervention: Intervention | None = None) -> Streams:
-        place = input_ids.data_ptr()  # of the batch, which outlives this; heads may hand on a view of it
+        # The batch outlives this, but heads may hand on a view of it, and a part of it begins at the same place.
+        place = (input_ids.data_ptr(), input_ids.shape)
         if place not in kept:
             kept[place] = encode(input_ids, *others)
         return kept[place].replace(intervention=intervention)

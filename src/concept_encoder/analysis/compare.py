@@ -9,13 +9,13 @@ from concept_encoder.analysis.present import KEY_FIGURES
 from concept_encoder.analysis.report import Report
 from concept_encoder.records import write_atomically
 
-_VERDICTS = {True: "✓ met", False: "✗ missed", None: "–"}
+_VERDICTS = {True: "✓", False: "✗", None: "–"}
 
 
 def compare(first: Analysis, second: Analysis) -> dict:
     """Names, and a row [figure, first, second, difference] for each key figure that either has; JSON-able.
 
-    `targets` says of each row what is wanted and whether first / second meet it; empty where nothing is.
+    `targets` says of each row what is wanted and whether first / second meet it (✓ / ✗); empty where nothing is.
     """
     rows, targets = [], []
     for key in KEY_FIGURES:
@@ -25,7 +25,7 @@ def compare(first: Analysis, second: Analysis) -> dict:
         both = isinstance(a, int | float) and isinstance(b, int | float)
         rows.append([key.label, a, b, round(b - a, 5) if both else None])
         verdicts = [_VERDICTS[key.number(analysis).met] for analysis in (first, second)]
-        targets.append(f"{key.target}: {' / '.join(verdicts)}" if key.target else "")
+        targets.append(f"{key.target} {' / '.join(verdicts)}" if key.target else "")
     names = [first["subject"]["name"], second["subject"]["name"]]
     if names[0] == names[1]:
         names = [analysis["subject"]["checkpoint"] or names[0] for analysis in (first, second)]

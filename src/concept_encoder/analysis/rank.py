@@ -215,7 +215,8 @@ def rank_report(z_TCD: Tensor, mask_TC: Tensor | None = None, *, seed: int = 0) 
     }
     if report["common_share"] > NEARLY_ONE_VECTOR:
         share = f"{100 * (1 - common_share(z_TCD, mask_TC)):.1g} %"
-        notes.append(f"a text's concepts are almost one vector: the ranks describe the {share} in which they differ")
+        almost = f"a text's concepts are almost one vector: the ranks describe the {share} in which they differ"
+        notes.append(f"{almost}, and meet no target")
     if int(measured_T.sum()) < TEXTS_FOR_RANK:
         got = int(measured_T.sum())
         notes.append(f"ranks are averaged over {got} texts; the definition asks for {TEXTS_FOR_RANK:,}")

@@ -62,7 +62,7 @@ def command(checkpoint: str, task: tuple[str, ...], texts: str | None, text_colu
     folder = Path(output) if output else Path(checkpoint) / "analysis"
     page = write_analysis(found, folder)
     if other:
-        page = _compare(found, other, folder)
+        click.echo(f"comparison: {_compare(found, other, folder)}")
     else:
         rows = [[number.label, number.value, number.mark] for number in key_numbers(found)]
         show_table("The concepts in numbers", ["figure", "value", "target"], rows)
