@@ -92,6 +92,28 @@ def test_unreadable_layouts(text):
         ({"hidden_size": 33, "num_attention_heads": 3, "token_position": "sinusoidal"}, "hidden_size: 33 is odd"),
         ({"hidden_dropout_prob": 1.5}, "hidden_dropout_prob: 1.5 is not a share"),
         ({"mask_free": True, "mask_token_id": None}, "mask_free: hides .MASK., but mask_token_id is not set"),
+        ({"hidden_size": 2**25}, "hidden_size: 33,554,432 is too large; use at most 16,777,216"),
+        ({"vocab_size": 10**12}, "vocab_size: 1,000,000,000,000 is too large"),
+        ({"num_concepts": 10**12}, "num_concepts: 1,000,000,000,000 is too large"),
+        ({"token_dim": 1}, "token_dim: 1 is nothing after normalisation; use at least 2"),
+        ({"token_dim": 1.5}, "token_dim: expected a whole number, found 1.5"),
+        ({"hidden_size": True}, "hidden_size: expected a whole number, found True"),
+        ({"rope_theta": "wide"}, "rope_theta: expected a number, found 'wide'"),
+        ({"rope_theta": float("inf")}, "rope_theta: inf is not a positive, finite number"),
+        ({"rope_theta": 10**400}, "rope_theta: inf is not a positive, finite number"),
+        ({"layer_norm_eps": float("nan")}, "layer_norm_eps: nan is not a positive, finite number"),
+        ({"initializer_range": 0}, "initializer_range: 0.0 is not a positive, finite number"),
+        ({"layer_types": [1]}, r"layer_types: expected a list of names or text, found \[1\]"),
+        ({"classifier_head": "cls"}, "classifier_head: no classifier head is called 'cls'"),
+        ({"dtype": "foo"}, "dtype: no type of numbers is called 'foo'"),
+        ({"id2label": 3}, "id2label: expected the name of each class by its number, found 3"),
+        ({"id2label": {"cat": "0"}}, "id2label: expected the name of each class by its number"),
+        ({"layer_types": "(read think)*999999999"}, "layer_types: 1,999,999,998 moves are too many; use at most 1,000"),
+        ({"layer_types": "(read think)^999999999"}, "layer_types: 1,999,999,998 moves are too many"),
+        ({"layer_types": "((read*900)*900)*900 think"}, "layer_types: 810,000 moves are too many"),
+        ({"layer_types": "()*999999999"}, "layer_types: 999,999,999 moves are too many"),
+        ({"layer_types": "read*999 think*999"}, "layer_types: 1,998 moves are too many"),
+        ({"decoder_layer_types": "write*9999999999"}, "decoder_layer_types: 9,999,999,999 moves are too many"),
         ({"local_window": 1}, "local_window: 1 leaves no neighbour"),
         (
             {"token_position": "rope"},
@@ -116,7 +138,30 @@ def test_bad_configurations(fields, message):
         small(**fields)
 
 
+def test_whole_numbers_are_numbers():
+    config = small(rope_theta=10_000, hidden_dropout_prob=0)
+    assert (type(config.rope_theta), type(config.hidden_dropout_prob)) == (float, float)
+
+
+@given(size=st.integers(2, 5000), heads=st.integers(1, 6000))
+def test_the_nearest_divisors_are_named(size, heads):
+    fitting = sorted((n for n in range(1, size + 1) if size % n == 0), key=lambda n: (abs(n - heads), -n))
+    if heads in fitting:
+        return
+    with pytest.raises(ValueError, match=f"use {' or '.join(map(str, sorted(fitting[:2])))}$"):
+        small(hidden_size=size, num_attention_heads=heads)
+
+
+@pytest.mark.parametrize("num_layers", [1.5, True, "3", [], float("nan"), 0, 10**9])
+def test_layers_are_a_whole_number(num_layers):
+    with pytest.raises(ValueError, match=r"^num_layers: "):
+        preset_config("bert", num_layers, **SMALL)
+
+
 def test_presets_count_layers():
+    with pytest.raises(ValueError, match=r"^num_layers: counts the layers of the preset's layout"):
+        preset_config("bert", 2, layer_types="mix", **SMALL)
+    assert preset_config("bert", layer_types="mix", **SMALL).num_hidden_layers == 1
     with pytest.raises(ValueError, match="use 4"):
         preset_config("woven", 3, **SMALL)
     with pytest.raises(ValueError, match="needs at least 3 layers"):

@@ -1,9 +1,15 @@
 """`ConceptEncoderConfig`: the only model configuration, flat, typed, and checked when it is built."""
 
 import difflib
+import functools
+import math
+import re
 from dataclasses import fields
+from typing import Any
 
+import torch
 from huggingface_hub.dataclasses import strict
+from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedConfig
 from transformers.activations import ACT2FN
 
@@ -27,8 +33,74 @@ _ECOSYSTEM_FIELDS = {
     "_commit_hash",
     "auto_map",
 }
+_WORDS = {
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    str: "text",
+    list[str]: "a list of names",
+    list[int]: "a list of whole numbers",
+}
+# The least and the largest value of each size. The largest are far beyond use: products of them fit in 63 bits.
+_WIDTH, _COUNT = 2**24, 2**31
+_SIZES = {
+    "vocab_size": (1, _COUNT),
+    "hidden_size": (2, _WIDTH),  # a norm makes nothing of one number
+    "token_dim": (2, _WIDTH),
+    "num_attention_heads": (1, _WIDTH),
+    "intermediate_size": (1, 4 * _WIDTH),
+    "num_concepts": (1, _COUNT),
+    "concept_ratio": (1, _COUNT),
+    "max_position_embeddings": (1, _COUNT),
+    "type_vocab_size": (1, _COUNT),
+    "cope_positions": (1, _COUNT),
+    "local_window": (2, _COUNT),
+}
 
 
+def _answer_types(cls: type) -> type:
+    """Let `cls(...)` take a whole number for a number, and refuse values of another type by one line."""
+    construct, hints = cls.__init__, cls.__annotations__
+
+    @functools.wraps(construct)
+    def __init__(self: Any, **values: Any) -> None:
+        for name, value in values.items():
+            if hints.get(name) is float and type(value) is int:
+                values[name] = float(value) if abs(value) < 10**300 else math.inf  # which is refused by its name
+            if hints.get(name) in (int, int | None, float) and isinstance(value, bool):
+                raise ValueError(_expected(name, hints[name], value))
+        _check_inherited(values)
+        try:
+            construct(self, **values)
+        except StrictDataclassError as error:
+            reason = " ".join(str(error).split())
+            named = re.match(r"Validation error for field '(\w+)': \w+: (.*)", reason)
+            name, reason = named.groups() if named else ("configuration", reason)
+            raise ValueError(
+                _expected(name, hints[name], values[name]) if name in hints and name in values else f"{name}: {reason}"
+            ) from None
+
+    cls.__init__ = __init__
+    return cls
+
+
+def _check_inherited(values: dict[str, Any]) -> None:
+    """Refuse what transformers would answer with a traceback."""
+    dtype, labels = values.get("dtype"), values.get("id2label")
+    if isinstance(dtype, str) and not isinstance(getattr(torch, dtype, None), torch.dtype):
+        raise ValueError(f"dtype: no type of numbers is called {dtype!r}; use e.g. 'float32'")
+    if labels is not None and not (isinstance(labels, dict) and all(str(key).isdigit() for key in labels)):
+        raise ValueError(f"id2label: expected the name of each class by its number, found {labels!r}")
+
+
+def _expected(name: str, hint: Any, value: object) -> str:
+    words = [_WORDS[option] for option in getattr(hint, "__args__", [hint]) if option in _WORDS]
+    if hint in _WORDS:  # list[str] has arguments as well
+        words = [_WORDS[hint]]
+    return f"{name}: expected {' or '.join(words)}, found {value!r}"
+
+
+@_answer_types
 @strict
 class ConceptEncoderConfig(PreTrainedConfig):
     """A text encoder as a sequence of moves between tokens and concepts.
@@ -157,20 +229,7 @@ class ConceptEncoderConfig(PreTrainedConfig):
                 setattr(self, name, value)
 
     def _check(self) -> None:
-        for name in (
-            "vocab_size",
-            "hidden_size",
-            "token_dim",
-            "num_attention_heads",
-            "intermediate_size",
-            "max_position_embeddings",
-            "type_vocab_size",
-            "cope_positions",
-        ):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: {getattr(self, name)} is not positive")
-        if self.local_window < 2:
-            raise ValueError(f"local_window: {self.local_window} leaves no neighbour on each side; use at least 2")
+        self._check_sizes()
         if self.hidden_size % self.num_attention_heads:
             raise ValueError(
                 f"num_attention_heads: hidden_size {self.hidden_size} is not divisible by "
@@ -180,17 +239,35 @@ class ConceptEncoderConfig(PreTrainedConfig):
             POSITIONS.member(name, getattr(self, name)).check(name, self)
         if self.hidden_act not in ACT2FN:
             raise ValueError(f"hidden_act: no activation is called {self.hidden_act!r}; gelu, relu and silu are usual")
-        if not self.initializer_range > 0 or not self.layer_norm_eps > 0 or not self.rope_theta > 0:
-            raise ValueError("initializer_range: it, layer_norm_eps and rope_theta must be positive numbers")
+        for name in ("initializer_range", "layer_norm_eps", "rope_theta"):
+            if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
+                raise ValueError(f"{name}: {getattr(self, name)} is not a positive, finite number")
         for name in ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name}: {getattr(self, name)} is not a share from 0 up to 1")
         if self.mask_free and self.mask_token_id is None:
             raise ValueError("mask_free: hides [MASK], but mask_token_id is not set; set it to the tokenizer's")
+        from concept_encoder.model.pooling import CLASSIFIER_HEADS  # pooling is built on the encoder, which needs us
+
+        CLASSIFIER_HEADS.member("classifier_head", self.classifier_head)
         check_layout(self)
+
+    def _check_sizes(self) -> None:
+        for name, (least, largest) in _SIZES.items():
+            value = getattr(self, name)
+            if value is None:
+                continue
+            if value < 1:
+                raise ValueError(f"{name}: {value} is not positive")
+            if value < least:
+                why = "leaves no neighbour on each side" if name == "local_window" else "is nothing after normalisation"
+                raise ValueError(f"{name}: {value} {why}; use at least {least}")
+            if value > largest:
+                raise ValueError(f"{name}: {value:,} is too large; use at most {largest:,}")
 
 
 def _divisors_near(config: ConceptEncoderConfig) -> str:
     size, heads = config.hidden_size, config.num_attention_heads
-    divisors = [n for n in range(1, size + 1) if size % n == 0]
+    small = [n for n in range(1, math.isqrt(size) + 1) if size % n == 0]
+    divisors = {*small, *(size // n for n in small)}
     return " or ".join(map(str, sorted(sorted(divisors, key=lambda n: (abs(n - heads), -n))[:2])))

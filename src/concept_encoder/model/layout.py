@@ -6,6 +6,7 @@ them). `(read think)^6` is six rounds through one `read` and one `think`; a chec
 
 import re
 
+MAX_MOVES = 1000  # far beyond use; without a limit, a slip of the finger fills the memory
 _TOKEN = re.compile(r"\s*(?:(?P<name>[a-z_]+)|(?P<repeat>[*^])\s*(?P<count>\d+)|(?P<bracket>[()]))")
 
 
@@ -42,10 +43,18 @@ def parse_layout(text: str) -> tuple[list[str], list[int]]:
             stack[-1].append(item)
     if len(stack) > 1:
         raise ValueError(f"{text!r} opens a bracket that is never closed")
-    return _numbered([layer for item in stack[0] for layer in item])
+    layers = [layer for item in stack[0] for layer in item]
+    _check_count(len(layers))
+    return _numbered(layers)
+
+
+def _check_count(count: int) -> None:
+    if count > MAX_MOVES:
+        raise ValueError(f"{count:,} moves are too many; use at most {MAX_MOVES:,}")
 
 
 def _repeat(item: list[tuple[str, int]], count: int, shared: bool, groups: int) -> tuple[list[tuple[str, int]], int]:
+    _check_count(max(len(item), 1) * count)
     if shared or count < 2:
         return item * count, groups
     own = sorted({group for _, group in item})

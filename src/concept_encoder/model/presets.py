@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from concept_encoder.model.config import ConceptEncoderConfig
+from concept_encoder.model.layout import MAX_MOVES
 from concept_encoder.model.registry import unknown
 
 
@@ -19,8 +20,12 @@ class Preset:
 
     def layer_types(self, num_layers: int) -> str:
         """The layout for that many layers. Raises `ValueError` when they do not divide."""
+        if isinstance(num_layers, bool) or not isinstance(num_layers, int):
+            raise ValueError(f"num_layers: expected a whole number, found {num_layers!r}")
         if num_layers < 1:
             raise ValueError(f"num_layers: {num_layers} is not positive")
+        if num_layers > MAX_MOVES:
+            raise ValueError(f"num_layers: {num_layers:,} is too many; use at most {MAX_MOVES:,}")
 
         def fill(match: re.Match) -> str:
             sign, operand = match["sign"], int(match["operand"] or 0)
@@ -102,16 +107,21 @@ PRESETS = {
 }
 
 
-def preset_config(preset: str, num_layers: int = 6, **fields: Any) -> ConceptEncoderConfig:
+def preset_config(preset: str, num_layers: int | None = None, **fields: Any) -> ConceptEncoderConfig:
     """The configuration of a preset; `fields` add to its options or replace them.
+
+    Args:
+        num_layers: how many layers the preset's layout has, 6 when None; not together with a layout of your own.
 
     Raises:
         ValueError: an unknown preset or field, or fields that do not fit together.
     """
+    if num_layers is not None and "layer_types" in fields:
+        raise ValueError("num_layers: counts the layers of the preset's layout, which layer_types replaces; drop one")
     if preset not in PRESETS:
         raise ValueError(f"preset: {unknown('preset', preset, PRESETS)}")
     chosen = PRESETS[preset]
-    options = {"layer_types": chosen.layer_types(num_layers), **chosen.options, **fields}
+    options = {"layer_types": chosen.layer_types(6 if num_layers is None else num_layers), **chosen.options, **fields}
     return ConceptEncoderConfig(**options)
 
 

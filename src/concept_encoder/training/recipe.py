@@ -10,12 +10,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from huggingface_hub.errors import StrictDataclassError
-
 from concept_encoder.errors import UserError, nearest
 from concept_encoder.model import PRESETS, ConceptEncoderConfig, preset_config
 from concept_encoder.settings import from_mapping, load_yaml, parse_overrides, set_fields
 
+# The section `model` as a dataclass, so that it is read like the others; what it leaves out is left to others.
+_MODEL_FIELDS = {"preset": str | None, "num_layers": int | None, **ConceptEncoderConfig.__annotations__}
+ModelSection = dataclasses.make_dataclass("ModelSection", [(name, hint, None) for name, hint in _MODEL_FIELDS.items()])
 SECTIONS = ("model", "data", "objective", "training", "evaluation")
 T = TypeVar("T")
 
@@ -71,26 +72,20 @@ def model_config(fields: Mapping[str, Any] | None, **defaults: Any) -> ConceptEn
         fields: the section.
         defaults: what the data decide (vocabulary, special tokens, longest text) unless the section says otherwise.
     """
-    fields = dict(fields or {})
-    preset, num_layers = fields.pop("preset", None), fields.pop("num_layers", None)
-    known = {field.name for field in dataclasses.fields(ConceptEncoderConfig)}
-    for name in fields:
-        if name not in known:
-            raise UserError(f"model.{name}: no such field; {nearest(str(name), known | {'preset', 'num_layers'})}")
-    if preset is not None and str(preset) not in PRESETS:
-        raise UserError(f"model.preset: no preset is called {preset!r}; {nearest(str(preset), PRESETS)}")
+    read = from_mapping(ModelSection, fields, "model")
+    given = {name: getattr(read, name) for name in fields or {}}
+    preset, num_layers = given.pop("preset", None), given.pop("num_layers", None)
+    if preset is not None and preset not in PRESETS:
+        raise UserError(f"model.preset: no preset is called {preset!r}; {nearest(preset, PRESETS)}")
     if preset is None and num_layers is not None:
         raise UserError(
             "model.num_layers: counts the layers of a preset; give model.preset, or model.layer_types alone"
         )
-    merged = {**defaults, **fields}
+    merged = {**defaults, **given}
     try:
         if preset is None:
             return ConceptEncoderConfig(**merged)
-        return preset_config(preset, **({} if num_layers is None else {"num_layers": num_layers}), **merged)
-    except StrictDataclassError as error:
-        reason = " ".join(line.strip() for line in str(error).splitlines())
-        raise UserError(f"model: {reason}") from None
+        return preset_config(preset, num_layers, **merged)
     except (ValueError, TypeError) as error:
         raise UserError(f"model.{error}") from None
 
