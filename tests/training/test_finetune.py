@@ -75,7 +75,7 @@ def test_own_files_are_learned_through_the_concepts(sections, tmp_path):
     assert compute_all(["accuracy"], found["predictions"], found["labels"])["accuracy"] == result["scores"]["accuracy"]
     model = load_checkpoint(ConceptEncoderForSequenceClassification, tmp_path / "run")
     assert set(model.config.id2label.values()) == {"animal", "tool"}
-    with pytest.raises(ValueError, match="holds no weights for head"):
+    with pytest.raises(ValueError, match="a fine-tuned checkpoint, which has no masked-LM head"):
         load_checkpoint(ConceptEncoderForMaskedLM, tmp_path / "run")
 
 

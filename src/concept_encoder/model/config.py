@@ -86,8 +86,9 @@ def _answer_types(cls: type) -> type:
 
 def _check_inherited(values: dict[str, Any]) -> None:
     """Refuse what transformers would answer with a traceback."""
-    dtype, labels = values.get("dtype"), values.get("id2label")
-    if isinstance(dtype, str) and not isinstance(getattr(torch, dtype, None), torch.dtype):
+    labels = values.get("id2label")
+    dtype = next((values[name] for name in ("dtype", "torch_dtype") if values.get(name) is not None), torch.float32)
+    if not isinstance(getattr(torch, dtype, None) if isinstance(dtype, str) else dtype, torch.dtype):
         raise ValueError(f"dtype: no type of numbers is called {dtype!r}; use e.g. 'float32'")
     if labels is not None and not (isinstance(labels, dict) and all(str(key).isdigit() for key in labels)):
         raise ValueError(f"id2label: expected the name of each class by its number, found {labels!r}")

@@ -1,11 +1,13 @@
 """Finding and opening checkpoints, with one-line answers for what can be wrong with them."""
 
 import json
+import pickle
+import re
 from pathlib import Path
 from typing import Any, TypeVar
 
-from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
+from tokenizers import Tokenizer
 from transformers import PreTrainedModel
 
 from concept_encoder.model.config import ConceptEncoderConfig
@@ -29,55 +31,101 @@ def resolve_checkpoint(path: str | Path) -> Path:
 
 def list_checkpoints(run: str | Path) -> list[Path]:
     """The checkpoints of a run's folder, by step."""
-    folders = [path for path in Path(run).glob("checkpoints/checkpoint-*") if (path / "config.json").is_file()]
-    return sorted(folders, key=lambda path: int(path.name.rpartition("-")[2]))
+    found = {}
+    for path in Path(run).glob("checkpoints/checkpoint-*"):
+        step = re.fullmatch(r"checkpoint-(\d+)", path.name)  # people keep copies under other names
+        if step and (path / "config.json").is_file():
+            found[path] = int(step[1])
+    return sorted(found, key=found.get)
 
 
 def load_checkpoint(model_class: type[M], path: str | Path, **fields: Any) -> M:
     """`model_class.from_pretrained` of a checkpoint or run, with fields of the configuration replaced and checked.
 
-    A layout with more or fewer rounds of shared weights fits too: `layer_types="(read think)^8"`.
+    A layout with more or fewer rounds of shared weights fits too: `layer_types="(read think)^8"`. A classifier with
+    another number of classes starts anew.
 
     Raises:
         ValueError: not a checkpoint of a concept encoder, or a damaged file; the message names it.
     """
     folder = resolve_checkpoint(path)
-    try:
-        kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
-    except (json.JSONDecodeError, UnicodeDecodeError, AttributeError):
-        raise ValueError(
-            f"{folder / 'config.json'}: not readable as a configuration; the checkpoint is damaged"
-        ) from None
-    if kind != ConceptEncoderConfig.model_type:
-        raise ValueError(f"{folder}: a checkpoint of another architecture (model_type {kind!r}, not 'concept_encoder')")
-    saved, _ = ConceptEncoderConfig.get_config_dict(folder)
+    saved = _saved_config(folder)
     if "layer_types" in fields:
         saved.pop("layer_groups", None)  # a new layout brings its own
     kernel = fields.pop("attn_implementation", None)
-    try:
-        config = ConceptEncoderConfig(**{**saved, **fields})
-    except (TypeError, StrictDataclassError) as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(f"{folder / 'config.json'}: {reason[:200]}; the checkpoint is damaged") from None
+    config = ConceptEncoderConfig(**{**saved, **fields})
+    _check_tokenizer(folder, config)
     try:
         model, report = model_class.from_pretrained(
-            folder, config=config, attn_implementation=kernel, output_loading_info=True
+            folder, config=config, attn_implementation=kernel, output_loading_info=True, ignore_mismatched_sizes=True
         )
     except SafetensorError as error:
         raise ValueError(f"{folder / 'model.safetensors'}: damaged ({error}); use an earlier checkpoint") from None
+    except (pickle.UnpicklingError, EOFError):
+        raise ValueError(f"{folder / 'pytorch_model.bin'}: damaged; use an earlier checkpoint") from None
     except OSError as error:
         raise ValueError(f"{folder}: incomplete checkpoint ({str(error).splitlines()[0]})") from None
     except RuntimeError as error:
-        reason = next(
-            (line.strip() for line in str(error).splitlines() if "shape" in line or "size" in line), str(error)
-        )
-        raise ValueError(f"{folder}: the weights do not fit the configuration ({reason[:200]})") from None
+        reason = " ".join(str(error).split())
+        raise ValueError(
+            f"{folder}: the weights cannot be loaded ({reason[:200]}); use an earlier checkpoint"
+        ) from None
+    _check_shapes(folder, report)
     _check_nothing_is_lost(folder, report)
     return model
 
 
+def _saved_config(folder: Path) -> dict[str, Any]:
+    """The fields of a checkpoint's configuration, which is one of ours and sound."""
+    file = folder / "config.json"
+    try:
+        kind = json.loads(file.read_text(encoding="utf-8")).get("model_type")
+    except (json.JSONDecodeError, UnicodeDecodeError, AttributeError, RecursionError):
+        raise ValueError(f"{file}: not readable as a configuration; the checkpoint is damaged") from None
+    if kind != ConceptEncoderConfig.model_type:
+        raise ValueError(f"{folder}: a checkpoint of another architecture (model_type {kind!r}, not 'concept_encoder')")
+    saved, _ = ConceptEncoderConfig.get_config_dict(folder)
+    try:
+        ConceptEncoderConfig(**saved)
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{file}: {reason[:300]}; the checkpoint is damaged or of another version") from None
+    return saved
+
+
+def _check_tokenizer(folder: Path, config: ConceptEncoderConfig) -> None:
+    """Refuse a tokenizer beside the weights that knows tokens the embedding does not hold."""
+    file = folder / "tokenizer.json"
+    if not file.is_file():
+        return
+    try:
+        size = Tokenizer.from_file(str(file)).get_vocab_size()
+    except Exception:  # the library raises nothing narrower; who loads the tokenizer says that it is damaged
+        return
+    if size > config.vocab_size:
+        raise ValueError(
+            f"{file}: {size:,} tokens, but the model embeds {config.vocab_size:,} (vocab_size); "
+            "put the tokenizer it was trained with beside it"
+        )
+
+
+def _check_shapes(folder: Path, report: dict[str, Any]) -> None:
+    for name, found, expected in sorted(report["mismatched_keys"]):
+        if not name.startswith("classifier."):  # another number of classes
+            raise ValueError(
+                f"{folder}: {name} has the shape {list(found)}, but the configuration asks for {list(expected)}; "
+                "the weights do not fit the configuration, take the config.json that was saved with them"
+            )
+
+
 def _check_nothing_is_lost(folder: Path, report: dict[str, Any]) -> None:
     """Whatever pretraining made must be there and be used: encoder and decoder whole, only heads may differ."""
+    if any(key.startswith("head.") for key in report["missing_keys"]) and any(
+        key.startswith("classifier.") for key in report["unexpected_keys"]
+    ):
+        raise ValueError(
+            f"{folder}: a fine-tuned checkpoint, which has no masked-LM head; use the pretrained checkpoint instead"
+        )
     missing = sorted(key for key in report["missing_keys"] if not key.startswith(_NEW_HEADS))
     dropped = sorted(key for key in report["unexpected_keys"] if not key.startswith((*_NEW_HEADS, "head.")))
     if missing:
