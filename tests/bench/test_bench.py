@@ -45,6 +45,15 @@ def test_presets_and_peers_compute_the_same_loss_for_equal_states():
     torch.testing.assert_close(peer.masked_lm_loss(batch), expected)
 
 
+@pytest.mark.parametrize("name", PRESET_NAMES)
+def test_the_body_is_learned_from_whole(name):
+    """A last move that only one stream hears would otherwise be timed without its backward pass."""
+    contestant = build_contestant(name, SMALL, "body")
+    contestant.body(packed_batch(32, 64, SMALL.vocab_size)).square().mean().backward()
+    moves = contestant.network.model.groups
+    assert not [name for name, parameter in moves.named_parameters() if parameter.grad is None]
+
+
 def test_batches_are_as_long_as_the_texts():
     first, second = padded_batches([5, 9, 30, 12], 2, vocab_size=64)
     assert first.input_ids.shape == (2, 16)
@@ -81,7 +90,7 @@ def test_a_record_with_its_tables(tmp_path):
     assert record["environment"]["versions"]["torch"] == torch.__version__
     header, rows = table(record)
     assert len(rows) == 4
-    assert "share of matmul" in header
+    assert "of matmul" in header
     assert len(markdown(header, rows).splitlines()) == 6
     assert ratio_grid(record)[0] == ["model", "N = 16", "N = 32"]
     assert list(record["kernels"]) == ["bert at 16", "bert at 32"]
@@ -135,7 +144,8 @@ def test_peak_memory_is_of_the_step_alone():
         (["body", "--peer", "none.py"], "--peer: none.py does not exist"),
         (["body", "--repeats", "0"], "--repeats: 0 is too small"),
         (["body", "--hidden-size", "30"], "--hidden-size: 30 is no multiple of --heads 8"),
-        (["body", "--models", "woven", "--layers", "3"], "woven: "),
+        (["body", "--models", "woven", "--layers", "3"], "nobody could run (num_layers: 3"),
+        (["finetune", "--memory"], "--memory: measured for rows of one length"),
     ],
 )
 def test_bad_input_is_answered_with_one_line(arguments, message):

@@ -191,3 +191,12 @@ def test_more_concepts_for_longer_texts():
     model = ConceptEncoderModel(small(layer_types="read think", decoder="query_position", concept_ratio=4))
     assert model(torch.randint(5, 320, (1, 9))).concepts.shape[1] == 3
     assert model(torch.randint(5, 320, (1, 40))).concepts.shape[1] == 10
+
+
+def test_a_read_of_the_decoder_reads_for_itself():
+    """The keys and values that the reads of the encoder share are not left behind for a `read` of the decoder."""
+    config = small(layer_types="read think read", num_concepts=4, decoder="query_input", decoder_layer_types="read write")
+    model = ConceptEncoderForMaskedLM(config)
+    ids = torch.randint(5, SMALL["vocab_size"], (2, 12))
+    model(ids, labels=ids).loss.backward()
+    assert not [name for name, parameter in model.named_parameters() if parameter.grad is None]

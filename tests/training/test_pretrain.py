@@ -182,3 +182,18 @@ def test_an_epoch_sees_every_token_once(sections, tmp_path, packing):
     assert train_lengths == sorted(train_lengths), "neighbours are of like length"
     result = json.loads((run / "result.json").read_text())
     assert result["tokens_seen"] == sum(train_lengths)
+
+
+def test_the_recorded_rate_counts_the_loader(sections, tmp_path, monkeypatch):
+    collate = MaskedLMCollator.__call__
+
+    def slow(self, rows):
+        time.sleep(0.2)
+        return collate(self, rows)
+
+    monkeypatch.setattr(MaskedLMCollator, "__call__", slow)
+    run = train(sections, tmp_path / "run", eval_every=2, save_every=2)
+    most = sections["training"]["batch_size"] * sections["data"]["sequence_length"] / 0.2
+    rates = [entry["tokens_per_second"] for entry in read_metrics(run) if "tokens_per_second" in entry]
+    assert len(rates) == 6
+    assert all(0 < rate <= most for rate in rates)

@@ -1,15 +1,17 @@
 """Recipes: overrides, and one clear line for what is wrong with them."""
 
 import dataclasses
+import re
 
 import pytest
 import yaml
 from transformers import TrainingArguments
 
+from concept_encoder.data.packing import prepare
 from concept_encoder.errors import UserError
 from concept_encoder.settings import from_mapping, load_yaml, parse_overrides, set_fields
-from concept_encoder.training.pretrain import PretrainRecipe
-from concept_encoder.training.recipe import load_rows, load_sections
+from concept_encoder.training.pretrain import PretrainRecipe, pretraining_config
+from concept_encoder.training.recipe import load_rows, load_sections, model_config
 from concept_encoder.training.settings import SCHEDULERS, TrainingConfig, training_arguments
 
 
@@ -23,8 +25,16 @@ from concept_encoder.training.settings import SCHEDULERS, TrainingConfig, traini
             "model.num_attention_heads=3",
             "model.num_attention_heads: hidden_size 16 is not divisible by 3 heads; use 2 or 4",
         ),
-        ("model.layer_types=read thnik", r"model.layer_types\[1\]: no move is called 'thnik'"),
-        ("model.hidden_size=big", "model: .*hidden_size"),
+        ("model.layer_types=read think", "model.num_layers: counts the layers of the preset's layout"),
+        ("model.hidden_size=big", "model.hidden_size: expected a whole number, found 'big'"),
+        ("model.token_dim=1.5", "model.token_dim: expected a whole number, found 1.5"),
+        ("model.token_position=ropes", "model.token_position: no position encoding is called 'ropes'"),
+        ("model.layer_norm_eps=.nan", "model.layer_norm_eps: nan is not a positive, finite number"),
+        ("model.vocab_size=null", "model.vocab_size: expected a whole number, found None"),
+        ("model.num_layers=x", "model.num_layers: expected a whole number, found 'x'"),
+        ("model.num_layers=[]", "model.num_layers: expected a whole number"),
+        ("model.num_layers=true", "model.num_layers: expected a whole number"),
+        ("model.num_layers=999999999", "model.num_layers: 999,999,999 is too many; use at most 1,000"),
         ("model.num_layers=3", "model.num_layers: preset 'woven' counts layers in pairs; use 4"),
         ("model.max_position_embeddings=16", "data.sequence_length: 24 tokens exceed model.max_position_embeddings 16"),
         ("model.checkpoint=runs/x", "model.checkpoint: pretraining starts from new weights"),
@@ -49,6 +59,39 @@ def test_what_is_wrong_is_named(sections, tmp_path, override, message):
     with pytest.raises(UserError, match=f"^{message}") as caught:
         PretrainRecipe.from_sections(load_sections(recipe, [override]))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("model", ["woven", 3, [], False])
+def test_a_model_that_is_no_section(sections, model):
+    with pytest.raises(UserError, match=f"^model: expected fields, found {re.escape(repr(model))}$"):
+        PretrainRecipe.from_sections({**sections, "model": model})
+
+
+def test_numbers_of_the_model_as_people_write_them(sections):
+    overrides = parse_overrides(
+        f"model.{field}"
+        for field in ("rope_theta=10000", "hidden_dropout_prob=0", "layer_norm_eps=1e-6", "initializer_range=3e-2")
+    )
+    model = set_fields(sections, overrides)["model"]
+    config = model_config(model)
+    assert (config.rope_theta, config.hidden_dropout_prob) == (10_000.0, 0.0)
+    assert (config.layer_norm_eps, config.initializer_range) == (1e-6, 3e-2)
+
+
+def test_the_tokenizer_decides_special_tokens(sections):
+    sections["model"]["mask_free"] = True
+    recipe = PretrainRecipe.from_sections(sections)
+    corpus = prepare(recipe.data)
+    config = pretraining_config(recipe, corpus)
+    assert config.mask_free
+    assert config.mask_token_id == corpus.tokenizer.mask_token_id
+    for name in ("pad", "mask", "cls", "sep"):
+        own = getattr(corpus.tokenizer, f"{name}_token_id")
+        given = {**sections, "model": {**sections["model"], f"{name}_token_id": own + 7}}
+        with pytest.raises(UserError, match=f"^model.{name}_token_id: {own + 7} is not the tokenizer's {own}; leave"):
+            pretraining_config(PretrainRecipe.from_sections(given), corpus)
+        given["model"][f"{name}_token_id"] = own
+        assert pretraining_config(PretrainRecipe.from_sections(given), corpus).mask_token_id == config.mask_token_id
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from torch.utils.data import BatchSampler, SequentialSampler
 
 from concept_encoder.objectives.masking import PLACE
+from concept_encoder.training.schedule import StepSizes
 from concept_encoder.training.stream import ExampleStream, LengthGrouped
 
 
@@ -32,7 +33,7 @@ SEED = st.integers(0, 5)
 
 
 def stream(lengths, batch_size, seed, examples=None, window=3):
-    order = LengthGrouped(lengths, batch_size, window)
+    order = LengthGrouped(lengths, np.arange(0, 10_000, batch_size), window)
     return ExampleStream(Rows(len(lengths)), 3 * len(lengths) if examples is None else examples, seed, order)
 
 
@@ -77,6 +78,16 @@ def test_little_is_padding():
     assert np.ptp(plain, axis=1).mean() > 1000
     order = grouped[:, 0]
     assert abs(np.corrcoef(order, np.arange(100))[0, 1]) < 0.3  # short and long batches take turns
+
+
+def test_a_batch_warm_up_keeps_the_steps_together():
+    lengths = np.random.default_rng(0).integers(5, 128, 4000)
+    sizes = StepSizes(steps=80, batch_size=64, batch_warmup=0.3)
+    order = LengthGrouped(lengths, sizes.first_row)
+    read = rows_of(ExampleStream(Rows(4000), int(sizes.first_row[-1]), 0, order))
+    batches = np.split(lengths[read], sizes.first_row[1:-1])
+    real, padded = lengths[read].sum(), sum(len(batch) * batch.max() for batch in batches)
+    assert real / padded > 0.85  # 0.5 when batches are not those of the steps
 
 
 def test_another_epoch_and_another_seed_make_other_batches():

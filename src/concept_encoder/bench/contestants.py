@@ -73,8 +73,10 @@ class Preset(nn.Module):
         self.network.set_attn_implementation(attention)
 
     def body(self, batch: Batch) -> Tensor:
+        """Both streams as one `[B, N + C, D]`, where the last move leaves both to be heard: nothing goes unlearned."""
         s = self.network.model.encode(batch.input_ids, batch.attention_mask)
-        return s.x_BND if "tokens" in self.network.model.decoder.reads or s.z_BCD is None else s.z_BCD
+        live = [states for states in (s.x_BND, s.z_BCD) if states is not None and states.requires_grad]
+        return torch.cat(live or [s.x_BND if s.z_BCD is None else s.z_BCD], dim=1)
 
     def masked_lm_loss(self, batch: Batch) -> Tensor:
         asked = {"labels": batch.labels, "label_index": batch.label_index}
@@ -218,14 +220,12 @@ def build_contestant(name: str, sizes: Sizes, mode: str, attention: str = "sdpa"
     """A contestant by name, with seeded weights.
 
     Raises:
-        UserError: an unknown name, a preset that does not exist at these sizes, or a file without `build`.
+        UserError: an unknown name, or a file without `build`.
+        ValueError: a preset that does not exist at these sizes.
     """
     torch.manual_seed(0)
     if name in PRESET_NAMES:
-        try:
-            return Preset(name, sizes, mode, attention)
-        except ValueError as error:
-            raise UserError(f"{name}: {error}") from None
+        return Preset(name, sizes, mode, attention)
     if name in PEERS:
         return PEERS[name](sizes)
     if name.endswith(".py"):

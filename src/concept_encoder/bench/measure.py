@@ -14,6 +14,8 @@ import torch
 from concept_encoder.bench.contestants import Batch
 from concept_encoder.bench.workloads import Step
 
+FAILURES = (RuntimeError, NotImplementedError, ValueError, IndexError)  # of a contestant; CUDA's out of memory too
+
 
 @dataclass(frozen=True)
 class Timing:
@@ -48,7 +50,7 @@ def time_interleaved(
         for name in list(steps) if round_number == 0 else list(seconds):
             try:
                 elapsed = _time_once(steps[name], batches, device)
-            except (RuntimeError, NotImplementedError, ValueError, IndexError) as error:  # CUDA's out of memory too
+            except FAILURES as error:
                 on_failure(name, error)
                 seconds.pop(name, None)
                 continue
@@ -98,7 +100,7 @@ class MemoryRequest:
 
 
 def peak_memory(request: MemoryRequest) -> int | None:
-    """Bytes that one step adds to the built model, at their peak; None when it does not run."""
+    """Bytes that one step adds to the built model, at their peak; None where it does not run, as the row says."""
     command = [sys.executable, "-m", "concept_encoder.bench.memory", json.dumps(asdict(request))]
     finished = subprocess.run(command, capture_output=True, text=True, check=False)
     return int(finished.stdout.split()[-1]) if finished.returncode == 0 else None

@@ -8,7 +8,7 @@ def table(record: dict[str, Any]) -> tuple[list[str], list[list[Any]]]:
     rows = record["rows"]
     header = ["model", "N", "tokens/s", "texts/s", f"x {record['options']['models'][0]}", "spread"]
     extra = [name for name in ("mfu", "memory_bytes") if any(name in row for row in rows)]
-    header += [{"mfu": "share of matmul", "memory_bytes": "peak MiB"}[name] for name in extra]
+    header += [{"mfu": "of matmul", "memory_bytes": "peak MiB"}[name] for name in extra]
     return header, [_cells(row, extra) for row in rows]
 
 

@@ -8,6 +8,7 @@ import torch
 
 from concept_encoder.bench.contestants import Batch, Preset, build_contestant
 from concept_encoder.bench.measure import (
+    FAILURES,
     MemoryRequest,
     Timing,
     free_memory,
@@ -85,9 +86,12 @@ def _measure_length(
         record["failed"].append({"model": name, "length": length, "reason": reason})
         say(f"{name} at {length}: left out ({reason})")
 
-    contestants = {
-        name: build_contestant(name, sizes, options.mode, options.attention).to(device) for name in options.models
-    }
+    contestants = {}
+    for name in options.models:
+        try:
+            contestants[name] = build_contestant(name, sizes, options.mode, options.attention).to(device)
+        except FAILURES as error:
+            failed(name, error)
     steps = {
         name: make_step(options.mode, model, options.precision, options.compile) for name, model in contestants.items()
     }

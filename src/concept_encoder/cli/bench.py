@@ -45,6 +45,7 @@ def command(**given) -> None:
     from concept_encoder.bench.report import ratio_grid, table
     from concept_encoder.bench.run import run_bench
     from concept_encoder.cli.show import show_table
+    from concept_encoder.errors import UserError
 
     options = _options(given)
     output = Path(given["output"]) if given["output"] else None
@@ -53,6 +54,8 @@ def command(**given) -> None:
     if given["threads"]:
         torch.set_num_threads(given["threads"])
     record = run_bench(options, lambda line: click.echo(line, err=True))
+    if not record["rows"]:
+        raise UserError(f"--models: nobody could run ({record['failed'][0]['reason']})")
     show_table(f"{options.mode}, {options.precision}, {record['environment']['device']}", *table(record))
     if len(options.lengths) > 1 and options.mode != "finetune":
         show_table("speed against the first", *ratio_grid(record))
@@ -79,6 +82,8 @@ def _options(given: dict) -> "BenchOptions":  # noqa: F821
             raise UserError(f"--{name.replace('_', '-')}: {given[name]} is too small; {least} or more")
     if given["heads"] < 1 or given["hidden_size"] % given["heads"]:
         raise UserError(f"--hidden-size: {given['hidden_size']} is no multiple of --heads {given['heads']}")
+    if given["memory"] and given["mode"] == "finetune":
+        raise UserError("--memory: measured for rows of one length; use body, pretrain or inference")
     if min(lengths) < 8:
         raise UserError(f"--lengths: {min(lengths)} is too short; 8 or more")
     device = given["device"] or ("cuda" if torch.cuda.is_available() else "cpu")

@@ -37,7 +37,7 @@ def _describe(recipe: "PretrainRecipe") -> None:  # noqa: F821
     show_table("Parameters", ["part", "parameters"], rows)
     costs = []
     for length in sorted({recipe.data.sequence_length, 512, 4096, 16384}):
-        found = cost(config, length, recipe.objective.mask_rate)
+        found = cost(config, length, recipe.objective.asked_share)
         ratio = f"{found.concepts} / {length}" if found.concepts else "none"
         flops = [f"{value / 1e6:,.1f} M" for value in (found.flops_per_token, found.encoder_flops_per_token)]
         costs.append([f"N = {length:,}", ratio, *flops, f"{found.activation_bytes / 2**20:,.0f} MiB"])

@@ -32,5 +32,8 @@ def command(recipe: str, overrides: tuple[str, ...]) -> None:
         click.echo(f"note: {counts['validation']} held-out examples say little; give more with data.validation=FILE")
     if cut := result.get("words", {}).get("cut_off"):
         words = result["words"]["scored"] + cut
-        click.echo(f"note: {cut} of {words} held-out words lie beyond data.max_length and are not scored; raise it")
+        click.echo(
+            f"note: {cut} of {words} held-out words have no token within data.max_length; "
+            "the model is not scored on them, the baselines are"
+        )
     click.echo(f"run: {checked.training.output_dir}")

@@ -59,9 +59,9 @@ def _pretraining(run: Run, opened: set[str] | None) -> Size:
                 raise UserError(f"data.corpus: {name} holds no text")
         opened.add(repr(recipe.data))
     config = model_config(recipe.model, **recipe.model_defaults())
-    key = (repr(sorted(recipe.model.items())), recipe.data.sequence_length, recipe.objective.mask_rate)
+    key = (repr(sorted(recipe.model.items())), recipe.data.sequence_length, recipe.objective.asked_share)
     if key not in _COSTS:
-        _COSTS[key] = (_parameters(config), cost(config, recipe.data.sequence_length, recipe.objective.mask_rate))
+        _COSTS[key] = (_parameters(config), cost(config, recipe.data.sequence_length, recipe.objective.asked_share))
     parameters, counted = _COSTS[key]
     training = recipe.training
     texts = training.micro_batch_size or training.batch_size / max(run.experiment.resources.gpus, 1)

@@ -164,6 +164,7 @@ class ConceptEncoderModel(ConceptEncoderPreTrainedModel):
             elif "tokens" in MOVES[name].updates:
                 kv = {}
             s = self.groups[str(group)](s.replace(kv_BNE=kv.get(group)))
+        s = s.replace(kv_BNE=None)  # they were for the reads of the moves, not for those of a decoder
         return self.source(s) if s.z_BCD is None and self.source.has_concepts else s
 
     def project_reads(self, groups: list[int], s: Streams) -> dict[int, Tensor]:

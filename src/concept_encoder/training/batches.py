@@ -19,18 +19,23 @@ from concept_encoder.model.losses import IGNORE
 class TaskCollator:
     """Pads texts of a task to a multiple of 8; pairs that the rows keep apart become `[B, 2, N]`.
 
-    Labels are `[B]`, or `[B, N]` where every token has one; padding has none (-100).
+    Never to more than `longest` tokens. Labels are `[B]`, or `[B, N]` where every token has one; padding has none
+    (-100).
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase):
-        self.tokenizer = tokenizer
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, longest: int | None = None):
+        self.tokenizer, self.longest = tokenizer, longest
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Tensor]:
         texts = [{name: row[name] for name in ("input_ids", "token_type_ids")} for row in rows]
         apart = isinstance(texts[0]["input_ids"][0], list)
         if apart:
             texts = [{name: text[name][side] for name in text} for text in texts for side in (0, 1)]
-        batch = dict(self.tokenizer.pad(texts, pad_to_multiple_of=8, padding_side="right", return_tensors="pt"))
+        batch = dict(
+            self.tokenizer.pad(
+                texts, pad_to_multiple_of=self._multiple(texts), padding_side="right", return_tensors="pt"
+            )
+        )
         labels = [torch.as_tensor(row["labels"]) for row in rows]
         if labels[0].ndim:
             labels_BN = pad_sequence(labels, batch_first=True, padding_value=IGNORE)
@@ -43,6 +48,10 @@ class TaskCollator:
                 name: values if name == "labels" else values.unflatten(0, (-1, 2)) for name, values in batch.items()
             }
         return batch
+
+    def _multiple(self, texts: list[dict[str, Any]]) -> int | None:
+        width = -(-max(len(text["input_ids"]) for text in texts) // 8) * 8
+        return None if self.longest is not None and width > self.longest else 8
 
 
 def tokenize_task(

@@ -15,7 +15,7 @@ console = Console(stderr=True)
 class RecordCallback(TrainerCallback):
     """Appends every log of the trainer to the run's metrics.jsonl, with the tokens per second since the last one.
 
-    Time spent in evaluation and in saving is not counted.
+    The loader's time counts, time spent in evaluation and in saving does not.
     """
 
     def __init__(self, run: RunFolder, sizes: StepSizes, row_length: float | None):
@@ -23,12 +23,24 @@ class RecordCallback(TrainerCallback):
         self.seconds, self.rows, self.started = 0.0, 0, 0.0
         self.rates: list[float] = []
 
-    def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object) -> None:
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
+    ) -> None:
         self.started = time.perf_counter()
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object) -> None:
-        self.seconds += time.perf_counter() - self.started
+        self._count()
         self.rows += self.sizes.rows(state.global_step - 1)
+
+    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object) -> None:
+        self.started = time.perf_counter()
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object) -> None:
+        self.started = time.perf_counter()
+
+    def _count(self) -> None:
+        now = time.perf_counter()
+        self.seconds, self.started = self.seconds + now - self.started, now
 
     def on_log(
         self,
@@ -40,6 +52,8 @@ class RecordCallback(TrainerCallback):
     ) -> None:
         if not state.is_world_process_zero or logs is None or "train_runtime" in logs:
             return
+        if "loss" in logs:
+            self._count()  # the trainer has just waited for the device to finish these steps
         kept = {name: value for name, value in logs.items() if not name.endswith(("_runtime", "_per_second"))}
         if "loss" in kept and self.row_length and self.seconds:
             self.rates.append(self.row_length * self.rows / self.seconds)

@@ -73,6 +73,8 @@ class FinetuneRecipe:
         training = section(sections, "training", TrainingConfig)
         if training.length_warmup:
             raise UserError("training.length_warmup: cuts packed rows; fine-tuning reads texts whole, leave it out")
+        if training.max_eval_rows:
+            raise UserError("training.max_eval_rows: belongs to pretraining; the task's validation side is read whole")
         return cls(section(sections, "model", FinetuneModel), section(sections, "data", TaskConfig), training)
 
 
@@ -108,14 +110,17 @@ def finetune(
         side: tokenize_task(examples, tokenizer, recipe.data.max_length, separate) for side, examples in sides.items()
     }
     labels = asked(rows["validation"])
+    for side in rows:
+        if task.kind == "token_classification" and not any(map(len, asked(rows[side]))):
+            raise UserError(f"data.{side}: no word has a token within data.max_length, so that nothing can be scored")
     run.begin()
     training = recipe.training
     if training.threads:
         torch.set_num_threads(training.threads)
     sizes = training.sizes(len(rows["train"]))
     per_epoch = max(len(rows["train"]) // training.batch_size, 1)
-    collator = TaskCollator(tokenizer)
-    order = LengthGrouped(text_lengths(rows["train"]), training.batch_size)
+    collator = TaskCollator(tokenizer, model.config.max_position_embeddings)
+    order = LengthGrouped(text_lengths(rows["train"]), sizes.first_row)
     held_out = rows["validation"].select(evaluation_order(rows["validation"]))
     trainer, _ = run_trainer(
         model,
@@ -130,7 +135,8 @@ def finetune(
         processing_class=tokenizer,
         model_card=lambda state: model_card(model.config, plain, state.log_history),
     )
-    predictions = predict(model, rows["validation"], collator)
+    asking = (training.eval_batch_size, training.precision == "bf16")
+    predictions = predict(model, rows["validation"], collator, *asking)
     result = {
         "verb": "finetune",
         "task": task.name,
@@ -141,7 +147,7 @@ def finetune(
         "baselines": dict(baselines or {}),
         "scores": score(task.metrics, predictions, labels),
         "controls": concept_controls(
-            model, rows["validation"], collator, lambda found: score(task.metrics, found, labels)
+            model, rows["validation"], collator, lambda found: score(task.metrics, found, labels), *asking
         ),
         "steps": sizes.steps,
         "checkpoint": str(resolve_checkpoint(training.output_dir).relative_to(training.output_dir)),

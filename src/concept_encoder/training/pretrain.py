@@ -42,8 +42,9 @@ class PretrainRecipe:
         """Check all sections, the model's with a stand-in vocabulary, before any work is done."""
         if "evaluation" in sections:
             raise UserError("evaluation: pretraining has no such section; use it with finetune")
-        model = dict(sections.get("model") or {})
-        if "checkpoint" in model:
+        model = sections.get("model")
+        model = {} if model is None else model
+        if isinstance(model, Mapping) and "checkpoint" in model:
             raise UserError("model.checkpoint: pretraining starts from new weights; it belongs to finetune")
         data = section(sections, "data", DataConfig)
         recipe = cls(
@@ -96,7 +97,12 @@ class PretrainRecipe:
         return ConceptObjective(self.objective, measure=not self.training.torch_compile)
 
     def model_defaults(self) -> dict[str, Any]:
-        return {"max_position_embeddings": self.data.sequence_length, "vocab_size": self.data.vocab_size}
+        """What the data decide, as far as it is known before there is a tokenizer."""
+        return {
+            "max_position_embeddings": self.data.sequence_length,
+            "vocab_size": self.data.vocab_size,
+            "mask_token_id": 4,  # a stand-in, as for the vocabulary: the tokenizer's comes with `pretraining_config`
+        }
 
 
 def pretrain(recipe: PretrainRecipe, corpus: PreparedCorpus | None = None, title: str = "pretrain") -> dict[str, Any]:
@@ -121,7 +127,7 @@ def pretrain(recipe: PretrainRecipe, corpus: PreparedCorpus | None = None, title
     length = recipe.data.sequence_length
     held_out = _held_out(corpus, training)
     lengths = corpus.row_lengths
-    order = LengthGrouped(lengths, training.batch_size) if recipe.data.packing == "documents" else None
+    order = LengthGrouped(lengths, sizes.first_row) if recipe.data.packing == "documents" else None
     stream: Dataset = ExampleStream(corpus.train, int(sizes.first_row[-1]), training.seed, order)
     if training.length_warmup:
         stream = CutStream(stream, sizes, corpus.tokenizer.cls_token_id)
@@ -170,6 +176,9 @@ def pretraining_config(recipe: PretrainRecipe, corpus: PreparedCorpus) -> Concep
     if given is not None and given < len(tokenizer):
         raise UserError(f"model.vocab_size: {given} is smaller than the tokenizer's {len(tokenizer)}; leave it out")
     special = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("pad", "mask", "cls", "sep")}
+    for name, own in special.items():
+        if recipe.model.get(name, own) != own:
+            raise UserError(f"model.{name}: {recipe.model[name]} is not the tokenizer's {own}; leave it out")
     return model_config(recipe.model, **{**recipe.model_defaults(), "vocab_size": size, **special})
 
 

@@ -5,6 +5,7 @@
 """
 
 import json
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,9 @@ class RunFolder:
         self._check()
 
     def begin(self) -> None:
-        """Write the recipe and the environment: from here on the folder is this run's."""
+        """Write the recipe and the environment: from here on the folder is this run's. One process does it."""
+        if int(os.environ.get("RANK", "0")):
+            return
         self.path.mkdir(parents=True, exist_ok=True)
         if not (self.path / "recipe.yaml").is_file():
             recipe = yaml.safe_dump(self.recipe, sort_keys=False, allow_unicode=True)
@@ -71,8 +74,13 @@ class RunFolder:
                 raise UserError(
                     f"training.output_dir: {self.path} holds another run ({difference}); choose another folder"
                 )
-        elif self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+        elif self.path.exists() and (not self.path.is_dir() or any(map(_visible, self.path.iterdir()))):
             raise UserError(f"training.output_dir: {self.path} holds something else than a run; choose an empty folder")
+
+
+def _visible(file: Path) -> bool:
+    """Not a file that another process of the same run is about to put in place."""
+    return not file.name.startswith(".")
 
 
 def _read_recipe(file: Path) -> dict[str, Any]:

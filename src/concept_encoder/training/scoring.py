@@ -24,17 +24,18 @@ def evaluation_order(rows: Dataset) -> np.ndarray:
 
 @torch.no_grad()
 def predict(
-    model: torch.nn.Module, rows: Dataset, collator: TaskCollator, batch_size: int = 64, **inputs: Any
+    model: torch.nn.Module, rows: Dataset, collator: TaskCollator, batch_size: int, bf16: bool = False, **inputs: Any
 ) -> Answers:
-    """The model's answers, in the order of `rows` (batches are made of texts of like length)."""
+    """The model's answers, in the order of `rows` (batches are made of texts of like length, two texts at least)."""
     model.eval()
     order = evaluation_order(rows)
     answers: Answers = [None] * len(rows)
-    for start in range(0, len(rows), batch_size):
-        chosen = order[start : start + batch_size].tolist()
-        batch = collator([rows[i] for i in chosen])
+    parts = max(min(-(-len(rows) // batch_size), len(rows) // 2), 1)
+    for chosen in np.array_split(order, parts):
+        batch = collator([rows[i] for i in chosen.tolist()])
         labels = batch.pop("labels")
-        logits = model(**{name: value.to(model.device) for name, value in batch.items()}, **inputs).logits
+        with torch.autocast(model.device.type, torch.bfloat16, enabled=bf16):
+            logits = model(**{name: value.to(model.device) for name, value in batch.items()}, **inputs).logits
         for i, answer in zip(chosen, _answers(logits.float().cpu(), labels)):
             answers[i] = answer
     return answers
@@ -48,7 +49,12 @@ def asked(rows: Dataset) -> Answers:
 
 
 def concept_controls(
-    model: Any, rows: Dataset, collator: TaskCollator, score: Callable[[Answers], dict]
+    model: Any,
+    rows: Dataset,
+    collator: TaskCollator,
+    score: Callable[[Answers], dict],
+    batch_size: int,
+    bf16: bool = False,
 ) -> dict[str, Any]:
     """The same scores after the concepts are exchanged between texts of like length and after they are set to zero.
 
@@ -63,9 +69,8 @@ def concept_controls(
     changes = {"concepts shuffled": shuffled(everyone, apart=texts), "concepts zeroed": zeroed(everyone)}
     if len(rows) == 1:
         del changes["concepts shuffled"]
-    size = next((size for size in range(64, 128) if len(rows) % size != 1), 64)  # no batch of one text alone
     return {
-        name: score(predict(model, rows, collator, size, concept_intervention=change))
+        name: score(predict(model, rows, collator, batch_size, bf16, concept_intervention=change))
         for name, change in changes.items()
     }
 

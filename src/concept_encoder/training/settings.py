@@ -33,14 +33,16 @@ class TrainingConfig:
         length_warmup: the same for the length of packed rows, which are cut into pieces of an eighth first.
         learning_rate: of AdamW, or of Muon's matrices when `optimizer` is muon.
         adamw_learning_rate: with muon, the rate for embeddings, norms and heads.
-        weight_decay: on matrices only. 0.1 keeps Muon from diverging on concept models.
+        weight_decay: on matrices and embeddings, not on norms and biases. 0.1 keeps Muon from diverging on concept
+            models.
         warmup: share of the steps in which the rate rises.
         decay: with the schedule wsd, share of the steps at the end in which the rate falls.
         precision: `fp32`, or `bf16` (autocast).
         attention: the kernel; `varlen` (padded batches without padding, see model/kernels.py) needs CUDA and bf16, the
             flash ones also their packages, flex a GPU to train on.
         report_to: any of wandb, tensorboard, trackio, each an extra of the same name.
-        eval_every, save_every, log_every: in steps; 0 means at the end only (for fine-tuning: after every epoch).
+        eval_every, save_every: in steps; 0 means at the end only (fine-tuning evaluates after every epoch).
+        log_every: in steps.
         keep_checkpoints: how many of the last checkpoints stay.
         max_eval_rows: held-out rows that one evaluation reads; 0 means all.
         threads: CPU threads; 0 leaves the choice to torch.
@@ -99,6 +101,8 @@ class TrainingConfig:
         for name in ("warmup", "decay", "batch_warmup", "length_warmup"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name}: {getattr(self, name)} is not a share between 0 and 1")
+        if self.schedule == "wsd" and self.warmup + self.decay > 1:
+            raise ValueError(f"decay: {self.decay} and warmup {self.warmup} are more than all steps; lower one of them")
         if self.batch_warmup and self.batch_size % FIRST:
             raise ValueError(
                 f"batch_warmup: starts at batch_size / {FIRST}, but {self.batch_size} is no multiple of it"

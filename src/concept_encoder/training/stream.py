@@ -30,28 +30,36 @@ class Shuffled:
 class LengthGrouped:
     """Texts of like length share a batch, so that little is padding; which batch comes when is random.
 
-    The shuffled rows are cut into windows of many batches (four windows at least, so that texts meet others in the
-    next epoch), each window is sorted by length and cut into batches, and all batches are shuffled. Inside a batch of
-    `batch_size` (an optimiser step) texts stay sorted: however many devices and micro-batches share it, each sees
-    texts of like length, and the order does not depend on their number. The batch that two epochs share is left to
-    chance.
+    The shuffled rows are cut into windows of many steps (four windows at least, so that texts meet others in the next
+    epoch), each window is sorted by length and cut into batches, one a step, and batches of one size are shuffled.
+    Inside a batch texts stay sorted: however many devices and micro-batches share it, each sees texts of like length,
+    and the order does not depend on their number. The batch that two epochs share is left to chance.
 
     Source: `LengthGroupedSampler` of Hugging Face transformers, whose batches stay in the order of length, though.
+
+    Attributes:
+        lengths: of all rows `[R]`.
+        first_row: where in the stream each step begins, ascending.
+        window: steps of a window.
     """
 
     lengths: np.ndarray
-    batch_size: int
+    first_row: np.ndarray
     window: int = 50
 
     def __call__(self, rng: np.random.Generator, start: int) -> np.ndarray:
         rows = rng.permutation(len(self.lengths))
-        head = min(-start % self.batch_size, len(rows))  # ends the batch that the last epoch began
-        whole = (len(rows) - head) // self.batch_size * self.batch_size
-        first, middle, last = np.split(rows, [head, head + whole])
-        size = self.batch_size * max(min(self.window, whole // self.batch_size // 4), 1)
-        middle = [self._sorted(middle[i : i + size]) for i in range(0, whole, size)]
-        batches = rng.permutation(np.concatenate(middle).reshape(-1, self.batch_size)) if middle else first[:0]
-        return np.concatenate([self._sorted(first), batches.flatten(), self._sorted(last)])
+        cuts = self.first_row[(self.first_row >= start) & (self.first_row <= start + len(rows))] - start
+        steps = max(min(self.window, (len(cuts) - 1) // 4), 1)
+        windows = np.split(rows, np.union1d(cuts[::steps], cuts[-1:]).astype(np.int64))
+        batches = np.split(np.concatenate([self._sorted(window) for window in windows]), cuts)
+        whole = batches[1:-1]  # the first and the last are shared with other epochs
+        sizes = np.array([len(batch) for batch in whole])
+        for size in np.unique(sizes):
+            places = np.flatnonzero(sizes == size)
+            for place, other in zip(places, rng.permutation(places)):
+                batches[1 + place] = whole[other]
+        return np.concatenate(batches)
 
     def _sorted(self, rows: np.ndarray) -> np.ndarray:
         return rows[np.argsort(self.lengths[rows], kind="stable")]
