@@ -224,13 +224,19 @@ def build_contestant(name: str, sizes: Sizes, mode: str, attention: str = "sdpa"
         ValueError: a preset that does not exist at these sizes.
     """
     torch.manual_seed(0)
+    check_names([name])
     if name in PRESET_NAMES:
         return Preset(name, sizes, mode, attention)
-    if name in PEERS:
-        return PEERS[name](sizes)
-    if name.endswith(".py"):
-        return _load_peer(Path(name)).build(sizes)
-    raise UserError(f"--models: no contestant is called {name!r}; {nearest(name, [*PRESET_NAMES, *PEERS])}")
+    return PEERS[name](sizes) if name in PEERS else _load_peer(Path(name)).build(sizes)
+
+
+def check_names(names: list[str]) -> None:
+    """Raises `UserError` for a name that nobody has, or a file that makes no contestant."""
+    for name in names:
+        if name.endswith(".py"):
+            _load_peer(Path(name))
+        elif name not in PRESET_NAMES and name not in PEERS:
+            raise UserError(f"--models: no contestant is called {name!r}; {nearest(name, [*PRESET_NAMES, *PEERS])}")
 
 
 def _load_peer(path: Path):
@@ -238,7 +244,10 @@ def _load_peer(path: Path):
         raise UserError(f"--peer: {path} does not exist")
     spec = importlib.util.spec_from_file_location(path.stem, path)
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    if "build" not in vars(module):
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise UserError(f"--peer: {path} cannot be imported ({type(error).__name__}: {error})") from None
+    if not callable(vars(module).get("build")):
         raise UserError(f"--peer: {path} has no function build(sizes) that returns a contestant")
     return module

@@ -8,7 +8,6 @@ import torch
 
 from concept_encoder.bench.contestants import Batch, Preset, build_contestant
 from concept_encoder.bench.measure import (
-    FAILURES,
     MemoryRequest,
     Timing,
     free_memory,
@@ -90,7 +89,7 @@ def _measure_length(
     for name in options.models:
         try:
             contestants[name] = build_contestant(name, sizes, options.mode, options.attention).to(device)
-        except FAILURES as error:
+        except Exception as error:  # a stranger's model may raise anything
             failed(name, error)
     steps = {
         name: make_step(options.mode, model, options.precision, options.compile) for name, model in contestants.items()

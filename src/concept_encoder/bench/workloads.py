@@ -55,9 +55,9 @@ def make_step(mode: str, contestant: nn.Module, precision: str, compiled: bool =
     device = next(contestant.parameters()).device
     loss_of = {
         "body": lambda batch: contestant.body(batch).float().square().mean(),
-        "pretrain": contestant.masked_lm_loss,
-        "finetune": contestant.classification_loss,
-        "inference": contestant.body,
+        "pretrain": lambda batch: contestant.masked_lm_loss(batch),
+        "finetune": lambda batch: contestant.classification_loss(batch),
+        "inference": lambda batch: contestant.body(batch),
     }[mode]
     if compiled:
         loss_of = torch.compile(loss_of)

@@ -1,6 +1,7 @@
 """`concept-encoder bench MODE`."""
 
 import json
+import os
 from pathlib import Path
 
 import click
@@ -19,7 +20,13 @@ _MODELS = "hf:bert,bert,perceiver_mlm,perceiver_mlm:ratio,perceiver_io,bixt,funn
 @click.option("--repeats", default=3, show_default=True, help="Rounds; each contestant takes its turn in each.")
 @click.option("--precision", type=click.Choice(["fp32", "bf16"]), default="fp32", show_default=True)
 @click.option("--device", default=None, help="cpu or cuda. [default: cuda where there is one]")
-@click.option("--attention", type=click.Choice(["sdpa", "varlen", "eager"]), default="sdpa", show_default=True)
+@click.option(
+    "--attention",
+    type=click.Choice(["sdpa", "varlen", "eager"]),
+    default="sdpa",
+    show_default=True,
+    help="Of the presets.",
+)
 @click.option("--compile", "compiled", is_flag=True, help="Compile every contestant with inductor.")
 @click.option("--memory", is_flag=True, help="Also the peak memory of a step, each in a fresh process.")
 @click.option("--profile", default="", help="Contestants whose operations are listed by time.")
@@ -46,11 +53,12 @@ def command(**given) -> None:
     from concept_encoder.bench.run import run_bench
     from concept_encoder.cli.show import show_table
     from concept_encoder.errors import UserError
+    from concept_encoder.records import write_atomically
 
     options = _options(given)
     output = Path(given["output"]) if given["output"] else None
-    if output is not None and not output.parent.is_dir():
-        raise click.BadParameter(f"{output.parent} is no folder", param_hint="--output")
+    if output is not None and (output.is_dir() or not os.access(output.parent, os.W_OK)):
+        raise UserError(f"--output: {output} cannot be written; name a file in a folder of yours")
     if given["threads"]:
         torch.set_num_threads(given["threads"])
     record = run_bench(options, lambda line: click.echo(line, err=True))
@@ -62,38 +70,29 @@ def command(**given) -> None:
     for name, kernels in record["kernels"].items():
         show_table(f"time by operation: {name}", ["operation", "share"], [[key, f"{x:.1%}"] for key, x in kernels])
     if output is not None:
-        output.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        write_atomically(output, json.dumps(record, indent=1) + "\n")
 
 
 def _options(given: dict) -> "BenchOptions":  # noqa: F821
-    import torch
-
+    from concept_encoder.bench.contestants import check_names
     from concept_encoder.bench.run import BenchOptions
     from concept_encoder.bench.sizes import Sizes
     from concept_encoder.errors import UserError
 
-    models = [name.strip() for name in given["models"].split(",") if name.strip()] + list(given["peers"])
+    models = list(dict.fromkeys([*_words(given["models"]), *given["peers"]]))
+    if not models:
+        raise UserError("--models: nobody is named; give one at least")
+    if given["peers"] and (wrong := [peer for peer in given["peers"] if not peer.endswith(".py")]):
+        raise UserError(f"--peer: {wrong[0]!r} is no Python file; give FILE.py with build(sizes)")
+    check_names(models)
+    profile = _words(given["profile"])
+    if absent := set(profile) - set(models):
+        raise UserError(f"--profile: {min(absent)!r} is not in --models")
     try:
-        lengths = [int(length) for length in given["lengths"].split(",")]
+        lengths = [int(length) for length in _words(given["lengths"])]
     except ValueError:
         raise UserError(f"--lengths: {given['lengths']!r} is no list of numbers; write e.g. 128,512") from None
-    for name, least in (("tokens", 1), ("repeats", 1), ("layers", 1), ("hidden_size", 8)):
-        if given[name] < least:
-            raise UserError(f"--{name.replace('_', '-')}: {given[name]} is too small; {least} or more")
-    if given["heads"] < 1 or given["hidden_size"] % given["heads"]:
-        raise UserError(f"--hidden-size: {given['hidden_size']} is no multiple of --heads {given['heads']}")
-    if given["memory"] and given["mode"] == "finetune":
-        raise UserError("--memory: measured for rows of one length; use body, pretrain or inference")
-    if min(lengths) < 8:
-        raise UserError(f"--lengths: {min(lengths)} is too short; 8 or more")
-    device = given["device"] or ("cuda" if torch.cuda.is_available() else "cpu")
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise UserError("--device: no CUDA device is visible; use cpu")
-    lengths_of_texts: list[int] = []
-    if given["mode"] == "finetune":
-        from concept_encoder.bench.text_lengths import task_lengths
-
-        lengths_of_texts = task_lengths(given["task"], count=256, tokenizer=given["tokenizer"])
+    _check_numbers(given, lengths)
     sizes = Sizes(
         hidden_size=given["hidden_size"],
         num_layers=given["layers"],
@@ -106,13 +105,59 @@ def _options(given: dict) -> "BenchOptions":  # noqa: F821
         models=models,
         lengths=lengths,
         tokens=given["tokens"],
-        text_lengths=lengths_of_texts,
+        text_lengths=_text_lengths(given) if given["mode"] == "finetune" else [],
         repeats=given["repeats"],
         precision=given["precision"],
-        device=device,
+        device=_device(given),
         attention=given["attention"],
         compile=given["compiled"],
         memory=given["memory"],
-        profile=[name for name in given["profile"].split(",") if name],
+        profile=profile,
         sizes=sizes,
     )
+
+
+def _words(text: str) -> list[str]:
+    return [word.strip() for word in text.split(",") if word.strip()]
+
+
+def _check_numbers(given: dict, lengths: list[int]) -> None:
+    from concept_encoder.errors import UserError
+
+    least = {"tokens": 1, "repeats": 1, "layers": 1, "heads": 1, "hidden_size": 8, "concepts": 1, "vocab_size": 16}
+    for name, number in least.items():
+        if not number <= given[name] < 2**31:
+            raise UserError(f"--{name.replace('_', '-')}: {given[name]} is too small or too large; {number} or more")
+    if given["hidden_size"] % given["heads"]:
+        raise UserError(f"--hidden-size: {given['hidden_size']} is no multiple of --heads {given['heads']}")
+    if not 0 <= given["threads"] <= (os.cpu_count() or 1):
+        raise UserError(f"--threads: {given['threads']} is not from 0 to this machine's {os.cpu_count()} cores")
+    if not lengths or not 8 <= min(lengths) <= max(lengths) < 2**24:
+        raise UserError(f"--lengths: {given['lengths']!r} holds none, one that is too short, or too long; 8 or more")
+    if given["memory"] and given["mode"] == "finetune":
+        raise UserError("--memory: measured for rows of one length; use body, pretrain or inference")
+
+
+def _device(given: dict) -> str:
+    import torch
+
+    from concept_encoder.errors import UserError
+
+    device = given["device"] or ("cuda" if torch.cuda.is_available() else "cpu")
+    if device != "cpu" and not device.startswith("cuda"):
+        raise UserError(f"--device: {device!r} is not one of cpu, cuda")
+    if device != "cpu" and not torch.cuda.is_available():
+        raise UserError("--device: no CUDA device is visible; use cpu")
+    if given["attention"] == "varlen" and (device == "cpu" or given["precision"] != "bf16"):
+        raise UserError("--attention: varlen needs CUDA and --precision bf16; use sdpa")
+    return device
+
+
+def _text_lengths(given: dict) -> list[int]:
+    from concept_encoder.bench.text_lengths import task_lengths
+    from concept_encoder.errors import UserError
+
+    try:
+        return task_lengths(given["task"], count=256, tokenizer=given["tokenizer"])
+    except ValueError as error:
+        raise UserError(f"--task: {error}") from None

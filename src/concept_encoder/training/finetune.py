@@ -23,7 +23,7 @@ from concept_encoder.training.run_folder import RunFolder
 from concept_encoder.training.scoring import Answers, asked, concept_controls, evaluation_order, predict
 from concept_encoder.training.settings import TrainingConfig
 from concept_encoder.training.stream import ExampleStream, LengthGrouped
-from concept_encoder.training.trainer import run_trainer, use_kernel
+from concept_encoder.training.trainer import prepare_kernels, run_trainer
 
 Score = Callable[[Sequence[str], Answers, Answers], dict[str, float | None]]
 Classifier = ConceptEncoderForSequenceClassification | ConceptEncoderForTokenClassification
@@ -99,7 +99,7 @@ def finetune(
     tokenizer = load_tokenizer(str(checkpoint))
     task = task or load_task(recipe.data)
     model = _load_classifier(recipe, checkpoint, task)
-    use_kernel(model, recipe.training.attention)
+    prepare_kernels(model, recipe.training)
     plain = resolved(model=recipe.model, data=recipe.data, training=recipe.training)
     run = RunFolder(recipe.training.output_dir, plain, recipe.training.seed)
     if run.result is not None:

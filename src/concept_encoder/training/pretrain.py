@@ -23,7 +23,7 @@ from concept_encoder.training.run_folder import RunFolder
 from concept_encoder.training.schedule import FIRST, CutStream
 from concept_encoder.training.settings import TrainingConfig
 from concept_encoder.training.stream import ExampleStream, LengthGrouped
-from concept_encoder.training.trainer import run_trainer, use_kernel
+from concept_encoder.training.trainer import prepare_kernels, run_trainer
 
 _EVAL_SEED = 20_101  # the held-out masks are the same for every run, whatever its seed
 
@@ -122,7 +122,7 @@ def pretrain(recipe: PretrainRecipe, corpus: PreparedCorpus | None = None, title
     config = pretraining_config(recipe, corpus)
     torch.manual_seed(training.seed)
     model = ConceptEncoderForMaskedLM(config)
-    use_kernel(model, training.attention)
+    prepare_kernels(model, training)
     sizes = training.sizes(len(corpus.train))
     length = recipe.data.sequence_length
     held_out = _held_out(corpus, training)

@@ -98,6 +98,8 @@ class TrainingConfig:
             raise ValueError(f"seed: {self.seed} is too large; give a number below 2**32")
         if self.threads > (os.cpu_count() or 1):
             raise ValueError(f"threads: {self.threads} is more than this machine's {os.cpu_count()} cores")
+        if self.num_workers > 8 * (os.cpu_count() or 1):
+            raise ValueError(f"num_workers: {self.num_workers} is more than 8 for each of {os.cpu_count()} cores")
         for name in ("warmup", "decay", "batch_warmup", "length_warmup"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name}: {getattr(self, name)} is not a share between 0 and 1")
@@ -125,13 +127,8 @@ class TrainingConfig:
         return StepSizes(self.steps(num_rows), self.batch_size, self.batch_warmup, self.length_warmup)
 
 
-def training_arguments(config: TrainingConfig, steps: int, world_size: int = 1) -> TrainingArguments:
-    """The one place where our settings become transformers' (whose names change; a test checks them)."""
-    if world_size == 1 and torch.cuda.device_count() > 1:
-        raise UserError(
-            f"training: {torch.cuda.device_count()} GPUs are visible to one process; start with torchrun "
-            f"--nproc-per-node {torch.cuda.device_count()} -m concept_encoder.cli.main …, or set CUDA_VISIBLE_DEVICES=0"
-        )
+def micro_batches(config: TrainingConfig, world_size: int) -> tuple[int, int]:
+    """Texts of a micro-batch, and micro-batches of a step in each process. Raises `UserError` when they do not fit."""
     per_device, rest = divmod(config.batch_size, world_size)
     if rest:
         raise UserError(f"training.batch_size: {config.batch_size} is not divisible by {world_size} processes")
@@ -144,13 +141,24 @@ def training_arguments(config: TrainingConfig, steps: int, world_size: int = 1) 
             f"training.batch_warmup: the first steps read {config.batch_size // FIRST} rows, which {parts} "
             f"micro-batches cannot share; make batch_size a multiple of {FIRST * parts}"
         )
+    return micro, per_device // micro
+
+
+def training_arguments(config: TrainingConfig, steps: int, world_size: int = 1) -> TrainingArguments:
+    """The one place where our settings become transformers' (whose names change; a test checks them)."""
+    if world_size == 1 and torch.cuda.device_count() > 1:
+        raise UserError(
+            f"training: {torch.cuda.device_count()} GPUs are visible to one process; start with torchrun "
+            f"--nproc-per-node {torch.cuda.device_count()} -m concept_encoder.cli.main …, or set CUDA_VISIBLE_DEVICES=0"
+        )
+    micro, accumulation = micro_batches(config, world_size)
     return TrainingArguments(
         output_dir=str(config.output_dir / "checkpoints"),
         seed=config.seed,
         max_steps=steps,
         per_device_train_batch_size=micro,
         per_device_eval_batch_size=config.eval_batch_size,
-        gradient_accumulation_steps=per_device // micro,
+        gradient_accumulation_steps=accumulation,
         learning_rate=config.learning_rate,
         weight_decay=config.weight_decay,
         adam_beta2=config.adam_beta2,

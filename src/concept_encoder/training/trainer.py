@@ -23,7 +23,7 @@ from concept_encoder.training.concept_objective import ConceptObjective, Concept
 from concept_encoder.training.optimizers import make_optimizer
 from concept_encoder.training.run_folder import RunFolder
 from concept_encoder.training.schedule import MicroBatches, StepSizes
-from concept_encoder.training.settings import TrainingConfig, training_arguments
+from concept_encoder.training.settings import TrainingConfig, micro_batches, training_arguments
 
 _NO_SPACE = ("No space left", "PytorchStreamWriter failed", "inline_container", "os error 28")
 
@@ -181,8 +181,18 @@ def run_trainer(
     return trainer, record
 
 
-def use_kernel(model: PreTrainedModel, name: str) -> None:
-    """Let the model attend with this kernel. Raises `UserError` when the machine does not have it."""
+def prepare_kernels(model: PreTrainedModel, config: TrainingConfig) -> None:
+    """Let the model attend with the kernel that is asked for, before anything is written.
+
+    Raises:
+        UserError: the machine does not have it, or the batch cannot be shared as asked.
+    """
+    micro_batches(config, int(os.environ.get("WORLD_SIZE", "1")))
+    name, cuda = config.attention, torch.cuda.is_available()
+    if name in ("varlen", "flex_attention") and not cuda:
+        raise UserError(f"training.attention: {name!r} trains on a GPU only; use sdpa")
+    if name == "varlen" and config.precision != "bf16":
+        raise UserError("training.attention: 'varlen' needs training.precision=bf16; set it, or use sdpa")
     try:
         model.set_attn_implementation(name)
     except (ImportError, ValueError) as error:
