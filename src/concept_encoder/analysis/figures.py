@@ -241,7 +241,7 @@ def role_map(lift_CU, classes: Sequence[str], significant_CU) -> Figure:
     size = 14 if len(lift) <= 40 else 4
     axes.scatter(columns, rows, s=size, color="white", edgecolors="black", linewidths=0.6)
     axes.set_xticks(range(len(classes)), classes, rotation=60, ha="right")
-    _label(axes, "Attention to word classes", "word class (● significant)", "concept")
+    _label(axes, "Attention to word classes", "word class (○ significant)", "concept")
     bar = fig.colorbar(image, ax=axes, extend="both", ticks=[-2, -1, 0, 1, 2], aspect=35)
     bar.ax.set_yticklabels(["¼ ×", "½ ×", "1 ×", "2 ×", "4 ×"])
     bar.set_label("attention relative to shuffled tags")
@@ -259,7 +259,8 @@ def concept_bars(
     axes.bar(range(len(order)), values[order], color="#0b3c6f", width=0.8)
     axes.axhline(0, color="#444444", linewidth=0.8)
     if threshold is not None:
-        axes.axhline(threshold[1], color="#d55e00", linestyle="--", linewidth=1.2, label=threshold[0])
+        axes.axhline(threshold[1], color="white", linewidth=3.0)  # else the line is lost on dark bars in grey print
+        axes.axhline(threshold[1], color="#d55e00", linestyle="--", linewidth=1.4, label=threshold[0])
         axes.legend(loc="upper right")
     axes.set_xticks(range(len(order)), [str(concept) for concept in order], rotation=90, fontsize=7)
     axes.margins(x=0.01)

@@ -50,7 +50,7 @@ def command(checkpoint: str, task: tuple[str, ...], texts: str | None, text_colu
     sentences = None
     if tags:
         kind, _, pipeline = tags.partition(":")
-        sentences = tag_texts(material.texts, pipeline) if kind == "spacy" else read_conllu(tags)
+        sentences = tag_texts(material.texts, pipeline) if kind == "spacy" else read_conllu(tags)[:max_texts]
     with progress("analysing") as step:
         found = analyze(subject, material, sentences=sentences, progress=step)
         if over_training:
