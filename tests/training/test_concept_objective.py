@@ -227,16 +227,15 @@ def shares(objective: ConceptObjective, windows: list[float]) -> list[int]:
     ("windows", "spoken"),
     [
         ([0.13, 0.29, 0.38, 0.32, 0.24, 0.18], [400]),  # combined, kendall_gal_original: loss 0.36 above none
-        ([0.09, 0.09, 0.09, 0.08, 0.05, 0.03], [400]),  # vicreg, kendall_gal_original: 0.45 above
+        ([0.087, 0.089, 0.087, 0.077, 0.049, 0.033], [300]),  # vicreg, kendall_gal_original: 0.45 above
         ([0.23, 0.69, 0.82, 0.87, 0.89, 0.90], []),  # uniformity, fixed 0.1: no harm
         ([0.11, 0.13, 0.18, 0.37, 0.49, 0.57], []),  # t_regs in woven, fixed 0.1: no harm
         ([0.97, 0.96, 0.95, 0.95], []),  # falls, but far above the floor
-        ([0.90, 0.90, 0.10, 0.10], [300]),
+        ([0.90, 0.90, 0.10, 0.09], [300]),
     ],
 )
 def test_a_share_that_is_low_and_does_not_rise_is_spoken_of_once(windows, spoken):
-    """Shares of 100 steps as they were measured, see LOG.md; equal windows differ in their last digits."""
-    windows = [share - 1e-4 * i if share == 0.09 and i == 3 else share + 1e-4 * i for i, share in enumerate(windows)]
+    """The first four are means of 100 steps as they were measured, see LOG.md."""
     assert shares(ConceptObjective(ObjectiveConfig(concept_loss="vicreg")), windows) == spoken
 
 
