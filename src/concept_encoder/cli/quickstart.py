@@ -142,7 +142,7 @@ def _analyze(folder: Path, corpus: "PreparedCorpus", short: bool) -> dict[str, A
     with progress("analysing") as step:
         analysis = analyze(folder / "pretrain-woven", texts, causal_texts=32, progress=step)
 
-    rows = [[number.label, number.value, number.target] for number in key_numbers(analysis)]
+    rows = [[number.label, number.value, number.mark] for number in key_numbers(analysis)]
     show_table("The concepts in numbers", ["figure", "value", "target"], rows)
     return analysis
 
