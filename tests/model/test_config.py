@@ -229,3 +229,14 @@ def test_registry_refuses_an_undocumented_member():
     registry = Registry("thing")
     with pytest.raises(AssertionError, match="docstring"):
         registry.register("x")(type("X", (), {}))
+
+
+def test_moves_after_a_pool_are_read_by_somebody():
+    """`upsample_residual` takes the tokens from before the `pool`: what comes after it must reach the concepts."""
+    with pytest.raises(ValueError, match=r"layer_types\[4\]: nothing reads the tokens that 'mix' leaves"):
+        small(
+            layer_types="mix pool think write mix",
+            concept_source="pooled",
+            decoder="upsample_residual",
+            decoder_layer_types="mix",
+        )

@@ -195,8 +195,22 @@ def test_more_concepts_for_longer_texts():
 
 def test_a_read_of_the_decoder_reads_for_itself():
     """The keys and values that the reads of the encoder share are not left behind for a `read` of the decoder."""
-    config = small(layer_types="read think read", num_concepts=4, decoder="query_input", decoder_layer_types="read write")
-    model = ConceptEncoderForMaskedLM(config)
+    layers = {"layer_types": "read think read", "decoder_layer_types": "read write"}
+    model = ConceptEncoderForMaskedLM(small(**layers, num_concepts=4, decoder="query_input"))
     ids = torch.randint(5, SMALL["vocab_size"], (2, 12))
     model(ids, labels=ids).loss.backward()
     assert not [name for name, parameter in model.named_parameters() if parameter.grad is None]
+
+
+@pytest.mark.parametrize("preset", ["woven", "bert", "bixt", "perceiver_posonly_mlm"])
+def test_a_text_hidden_whole_hears_nothing_of_its_padding(preset):
+    """Nothing is left to attend to: every kernel must give zeros, not a mean over the padding."""
+    fields = {**SMALL, "mask_token_id": 4}
+    model = ConceptEncoderModel(preset_config(preset, 2, **fields, mask_free=True)).eval()
+    ids = torch.full((1, 8), 4)
+    mask = torch.tensor([[1, 1, 1, 0, 0, 0, 0, 0]])
+    for kernel in ("sdpa", "eager"):
+        model.set_attn_implementation(kernel)
+        alone, padded = model.encode(ids[:, :3]), model.encode(ids, mask)
+        one, two = (s.x_BND if s.z_BCD is None else s.heard_BCD[:, :1] for s in (alone, padded))
+        torch.testing.assert_close(two[:, : one.shape[1]], one, rtol=0, atol=1e-5)

@@ -104,7 +104,7 @@ class Attention(nn.Module):
     def kernel_mask(self, bias: Tensor | None, mask_BK: Tensor | None) -> Tensor | None:
         """Which keys may be seen, `[B, 1, 1, K]`, or the position bias with it, `[B, H, Q, K]`."""
         if bias is not None:
-            return bias if mask_BK is None else bias.masked_fill(~mask_BK[:, None, None], torch.finfo(bias.dtype).min)
+            return bias if mask_BK is None else bias.masked_fill(~mask_BK[:, None, None], -torch.inf)
         return None if mask_BK is None else mask_BK[:, None, None, :]
 
 
@@ -165,13 +165,18 @@ def _band_mask(length: int, half: int, mask_BN: Tensor | None, device: torch.dev
 def eager_attention(
     module: Attention, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: float
 ) -> tuple[Tensor, Tensor]:
-    """The formula, softmax(qk/√d)v, keeping the weights; for analysis and as the reference of the fast kernels."""
+    """The formula, softmax(qk/√d)v, keeping the weights; for analysis and as the reference of the fast kernels.
+
+    A query that may see no key hears nothing, as in SDPA.
+    """
     logits = (query @ key.transpose(2, 3)) * kwargs["scaling"]
-    if attention_mask is not None and attention_mask.dtype == torch.bool:
-        logits = logits.masked_fill(~attention_mask, torch.finfo(logits.dtype).min)
-    elif attention_mask is not None:
-        logits = logits + attention_mask
-    weights = logits.float().softmax(-1).to(query.dtype)
+    if attention_mask is not None:
+        shown = attention_mask if attention_mask.dtype == torch.bool else attention_mask > -torch.inf
+        logits = logits if shown is attention_mask else logits + attention_mask
+        logits = logits.masked_fill(~shown, torch.finfo(logits.dtype).min)
+        weights = logits.float().softmax(-1).masked_fill(~shown.any(-1, keepdim=True), 0.0).to(query.dtype)
+    else:
+        weights = logits.float().softmax(-1).to(query.dtype)
     weights_dropped = F.dropout(weights, kwargs["dropout"], module.training)
     return (weights_dropped @ value).transpose(1, 2), weights
 

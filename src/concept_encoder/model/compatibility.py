@@ -122,11 +122,17 @@ def _check_nothing_is_wasted(config: "ConceptEncoderConfig", layers: list[type],
     live = {"tokens"}
     for i, layer in reversed(list(enumerate(answers))):
         _must_be_read(f"decoder_layer_types[{i}]", layer, live, config)
-    live = (live - {"tokens"}) | DECODERS[config.decoder].reads
+    decoder = DECODERS[config.decoder]
+    live = (live - {"tokens"}) | decoder.reads
+    full = next((i for i, layer in enumerate(layers) if layer.shortens), None) if decoder.reads_full else None
+    if full is not None:
+        live.discard("tokens")  # until the walk is back where they have their full length
     begins = next((i for i, layer in enumerate(layers) if "concepts" in layer.uses), len(layers))
     for i in range(len(layers), -1, -1):
         if i < len(layers):
             _must_be_read(f"layer_types[{i}]", layers[i], live, config)
+        if i == full:
+            live.add("tokens")
         if i == begins and source.has_concepts:  # here the concept stream starts
             if "concepts" not in live:
                 raise ValueError(

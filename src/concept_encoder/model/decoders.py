@@ -26,6 +26,7 @@ class Decoder(nn.Module):
 
     strict: ClassVar[bool]
     reads: ClassVar[frozenset[str]]  # the streams that the queries start from
+    reads_full: ClassVar[bool] = False  # its tokens are those before the first move that shortens them
     default_layers: ClassVar[str] = "write"
     options: ClassVar[tuple[str, ...]] = ("decoder_layer_types",)
     needs_concepts = True
@@ -156,6 +157,7 @@ class UpsampleResidualDecoder(UpsampleDecoder):
 
     strict = False
     reads = frozenset({"tokens", "concepts"})
+    reads_full = True
     default_layers = "mix*2"
 
     def queries(self, s: Streams, index_BK: Tensor) -> Tensor:

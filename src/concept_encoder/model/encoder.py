@@ -140,6 +140,12 @@ class ConceptEncoderModel(ConceptEncoderPreTrainedModel):
 
         With an `intervention` tokens hear other concepts, here and in `decode`; concepts themselves go on as they are.
         """
+        if input_ids.ndim != 2 or input_ids.is_floating_point() or not input_ids.numel():
+            found = f"{input_ids.dtype} of shape {tuple(input_ids.shape)}"
+            raise ValueError(f"input_ids: expected whole numbers [B, N], one token at least, found {found}")
+        if attention_mask is not None and attention_mask.shape != input_ids.shape:
+            shapes = f"{tuple(attention_mask.shape)} for input_ids {tuple(input_ids.shape)}"
+            raise ValueError(f"attention_mask: shape {shapes}; give a 1 or 0 for every token")
         length = input_ids.shape[1]
         if length > self.config.max_position_embeddings:
             limit = self.config.max_position_embeddings
