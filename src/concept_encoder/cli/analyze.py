@@ -45,12 +45,12 @@ def command(checkpoint: str, task: tuple[str, ...], texts: str | None, text_colu
     from concept_encoder.data.conllu import read_conllu
 
     subject = load_subject(checkpoint, states)
+    kind, _, pipeline = (tags or "").partition(":")
+    sentences = read_conllu(tags)[:max_texts] if tags and kind != "spacy" else None
     material = _material(checkpoint, task, texts, text_column, split, max_texts)
     click.echo(f"reading {len(material.texts):,} {material.source}")
-    sentences = None
-    if tags:
-        kind, _, pipeline = tags.partition(":")
-        sentences = tag_texts(material.texts, pipeline) if kind == "spacy" else read_conllu(tags)[:max_texts]
+    if kind == "spacy":
+        sentences = tag_texts(material.texts, pipeline)
     with progress("analysing") as step:
         found = analyze(subject, material, sentences=sentences, progress=step)
         if over_training:
