@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from concept_encoder.errors import UserError
 from concept_encoder.lab.cost import cost
+from concept_encoder.lab.engine import Room
 from concept_encoder.lab.gates import parse_gate
 from concept_encoder.lab.plan import load_plan
 from concept_encoder.lab.runs import expand
@@ -76,8 +77,8 @@ def test_a_plan_cannot_run_code(write_plan):
 
 def test_resources_that_no_host_has(write_plan):
     plan = load_plan(write_plan({"id": "a", "resources": {"gpus": 8}}))
-    with pytest.raises(UserError, match=r"experiments.a.resources.gpus: 8, but this machine has 2"):
-        cost(plan, expand(plan), slots=1, gpus=2)
+    with pytest.raises(UserError, match=r"experiments.a.resources.gpus: 8, but a has 2, b has 1; ask for fewer"):
+        cost(plan, expand(plan), Room(1, {"a": 2, "b": 1}))
 
 
 def test_cost_and_critical_path(write_plan):
@@ -88,7 +89,7 @@ def test_cost_and_critical_path(write_plan):
             {"id": "c", "needs": ["a"], "resources": {"hours": 1}, "overrides": {"data.x": 2}},
         )
     )
-    found = cost(plan, expand(plan), slots=2, gpus=4)
+    found = cost(plan, expand(plan), Room(2, {"a": 4}))
     assert (found.gpu_hours, found.cpu_hours, found.critical_path, found.critical_hours) == (12, 5, ["a", "b"], 7)
 
 

@@ -8,14 +8,14 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from concept_encoder.lab.engine import Job, JobStatus
+from concept_encoder.lab.engine import Engine, Job, JobStatus
 from concept_encoder.lab.plan import load_plan
 from concept_encoder.lab.runs import expand
 from concept_encoder.lab.scheduler import Scheduler
 from concept_encoder.lab.store import Store
 
 
-class PaperEngine:
+class PaperEngine(Engine):
     """Runs nothing: a job takes two looks and ends as its recipe says. It remembers like a machine does."""
 
     def __init__(self, slots: int):

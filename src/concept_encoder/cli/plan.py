@@ -13,6 +13,11 @@ _plan = click.argument("plan", type=click.Path())
 _store = click.option("--store", type=click.Path(), help="Folder of the plan's runs.  [default: runs/NAME of the plan]")
 _slots = click.option("--slots", type=click.IntRange(1), help="CPU runs at once.  [default: one for two cores]")
 _gpus = click.option("--gpus", type=click.IntRange(0), help="GPUs to use.  [default: all visible]")
+_on = click.option(
+    "--on",
+    metavar="ENGINE[:FILE]",
+    help="Where runs go, FILE its settings.  [default: where they went before, or local]",
+)
 
 
 class _Plan(click.Group):
@@ -35,26 +40,31 @@ def command(context: click.Context) -> None:
 
 @command.command("check")
 @_plan
+@_store
+@_on
 @_slots
 @_gpus
 @click.option("--no-data", is_flag=True, help="Do not look for corpora and tasks, which may be on another machine.")
 @click.option("--quick", is_flag=True, help="The plan alone, not its recipes, models and data (no torch).")
-def check(plan: str, slots: int | None, gpus: int | None, no_data: bool, quick: bool) -> None:
+def check(
+    plan: str, store: str | None, on: str | None, slots: int | None, gpus: int | None, no_data: bool, quick: bool
+) -> None:
     """Check everything before a second of compute: plan, recipes, data; then what it will cost.
 
-    With --gpus N it is checked for a machine with N GPUs.
+    With --gpus N it is checked for a machine with N GPUs, with --on for the machines of an engine.
     """
     from concept_encoder.cli.plan_check import check_recipes, size_rows
     from concept_encoder.cli.show import show_table
     from concept_encoder.lab.cost import cost
+    from concept_encoder.lab.engines import open_engine
     from concept_encoder.lab.plan import load_plan
     from concept_encoder.lab.runs import expand
 
     loaded = load_plan(plan)
     runs = expand(loaded)
-    engine = _engine(slots, gpus)
-    found = cost(loaded, runs, engine.slots, len(engine.gpus))
-    sizes = {} if quick else check_recipes(runs, data=not no_data)
+    engine = open_engine(on or _engine_before(plan, store), slots, gpus)
+    found = cost(loaded, runs, engine.room)
+    sizes = {} if quick else check_recipes(runs, data=engine.shares_files and not no_data)
     rows = []
     for experiment in loaded.in_order():
         own = [run for run in runs if run.experiment.id == experiment.id]
@@ -70,17 +80,22 @@ def check(plan: str, slots: int | None, gpus: int | None, no_data: bool, quick: 
         "own estimates"
     )
     click.echo(f"critical path: {' -> '.join(found.critical_path)} ({found.critical_hours:,.1f} h)")
-    click.echo(f"on {engine.slots} CPU slots and {len(engine.gpus)} GPUs: at least {found.hours:,.1f} h")
+    if engine.room.gpus is not None:
+        gpus = sum(engine.room.gpus.values())
+        click.echo(f"on {engine.room.slots} CPU slots and {gpus} GPUs: at least {found.hours:,.1f} h")
 
 
 @command.command("run")
 @_plan
 @_store
+@_on
 @_slots
 @_gpus
 @click.option("--retry", is_flag=True, help="Also start what has failed or was stopped once more.")
 @click.option("--no-check", is_flag=True, help="Do not check recipes and data first.")
-def run(plan: str, store: str | None, slots: int | None, gpus: int | None, retry: bool, no_check: bool) -> None:
+def run(
+    plan: str, store: str | None, on: str | None, slots: int | None, gpus: int | None, retry: bool, no_check: bool
+) -> None:
     """Run what is ready, in priority order, in parallel where there is room, until nothing is left.
 
     Ctrl-C or a kill ends this command, not the runs: the same command finds them again and goes on. A finished run is
@@ -88,6 +103,7 @@ def run(plan: str, store: str | None, slots: int | None, gpus: int | None, retry
     """
     from concept_encoder.cli.plan_check import check_recipes
     from concept_encoder.lab.cost import cost
+    from concept_encoder.lab.engines import engine_name, open_engine
     from concept_encoder.lab.plan import load_plan
     from concept_encoder.lab.runs import expand
     from concept_encoder.lab.scheduler import Scheduler
@@ -95,15 +111,17 @@ def run(plan: str, store: str | None, slots: int | None, gpus: int | None, retry
 
     loaded = load_plan(plan)
     runs = expand(loaded)
-    engine = _engine(slots, gpus)
-    cost(loaded, runs, engine.slots, len(engine.gpus))
+    on = engine_name(on or _engine_before(plan, store))
+    engine = open_engine(on, slots, gpus)
+    cost(loaded, runs, engine.room)
     kept = Store(_folder(plan, store))
     with kept.lock():
+        kept.set_engine(on)
         known = kept.known()
         new = [run for run in runs if run.id not in known]
         if new and not no_check:
             click.echo(f"checking {len(new)} new runs …", err=True)
-            check_recipes(new)
+            check_recipes(new, data=engine.shares_files)
         scheduler = Scheduler(runs, kept, engine, retry, tell=lambda line: click.echo(line, err=True))
         try:
             scheduler.run()
@@ -226,12 +244,13 @@ def _stop_here(plan: str, kept: Any) -> None:
     """Carry out the requests when nobody schedules."""
     import time
 
+    from concept_encoder.lab.engines import open_engine
     from concept_encoder.lab.plan import load_plan
     from concept_encoder.lab.runs import expand
     from concept_encoder.lab.scheduler import Scheduler
 
     with kept.lock():
-        scheduler = Scheduler(expand(load_plan(plan)), kept, _engine(None, None), tell=click.echo)
+        scheduler = Scheduler(expand(load_plan(plan)), kept, open_engine(kept.engine), tell=click.echo)
         scheduler.halted = "stopping"  # nothing starts
         while scheduler.tick() and any(state.stopping for state in scheduler.states.values()):
             time.sleep(0.2)
@@ -258,10 +277,12 @@ def _folder(plan: str, store: str | None) -> Path:
     return Path(store) if store else Path("runs") / Path(plan).stem
 
 
-def _engine(slots: int | None, gpus: int | None) -> Any:
-    from concept_encoder.lab.local import LocalEngine
+def _engine_before(plan: str, store: str | None) -> str:
+    """Where the runs of this store were given to the last time."""
+    from concept_encoder.lab.store import Store
 
-    return LocalEngine(slots, None if gpus is None else list(range(gpus)))
+    folder = _folder(plan, store)
+    return Store(folder, create=False).engine if (folder / "plan.db").is_file() else "local"
 
 
 def _one(states: list, name: str) -> Any:

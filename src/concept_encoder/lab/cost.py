@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from graphlib import TopologicalSorter
 
 from concept_encoder.errors import UserError
+from concept_encoder.lab.engine import Room
 from concept_encoder.lab.plan import Plan
 from concept_encoder.lab.runs import Run
 
@@ -16,7 +17,7 @@ class PlanCost:
     Attributes:
         critical_path: the experiments that follow each other longest, the runs of each all at once.
         critical_hours: of that path: no number of machines makes the plan shorter.
-        hours: until the end on this machine, from the plan's total and its slots; not below the critical path.
+        hours: until the end, from the plan's total and the engine's room; not below the critical path.
     """
 
     runs: int
@@ -27,20 +28,23 @@ class PlanCost:
     hours: float
 
 
-def cost(plan: Plan, runs: Sequence[Run], slots: int, gpus: int) -> PlanCost:
+def cost(plan: Plan, runs: Sequence[Run], room: Room) -> PlanCost:
     """Add up the runs, each content once. Raises `UserError` for a run that no host has the GPUs for."""
     unique = {run.id: run for run in runs}.values()
     for run in unique:
         asked = run.experiment.resources.gpus
-        if asked > gpus:
+        if room.gpus is not None and asked > max(room.gpus.values()):
+            found = ", ".join(f"{host} has {gpus}" for host, gpus in room.gpus.items())
             raise UserError(
-                f"experiments.{run.experiment.id}.resources.gpus: {asked}, but this machine has {gpus}; "
-                "ask for fewer, or give --gpus N for the machine it will run on"
+                f"experiments.{run.experiment.id}.resources.gpus: {asked}, but {found}; "
+                "ask for fewer, or give --gpus N or --on ENGINE for the machines it will run on"
             )
     gpu_hours = sum(run.experiment.resources.hours * run.experiment.resources.gpus for run in unique)
     cpu_hours = sum(run.experiment.resources.hours for run in unique if not run.experiment.resources.gpus)
     path, critical = _critical_path(plan)
-    hours = max(critical, gpu_hours / max(gpus, 1), cpu_hours / slots)
+    hours = max(critical, cpu_hours / room.slots)
+    if room.gpus is not None:
+        hours = max(hours, gpu_hours / max(sum(room.gpus.values()), 1))
     return PlanCost(len(unique), gpu_hours, cpu_hours, path, critical, hours)
 
 

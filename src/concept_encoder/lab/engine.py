@@ -17,6 +17,7 @@ class Job:
         gpus: how many it needs; 0 takes a CPU slot.
         environment: variables beside those of the client.
         files: name -> text of what has to lie in `folder` when it starts.
+        inputs: folders of the runs that it reads.
     """
 
     folder: Path
@@ -25,6 +26,7 @@ class Job:
     gpus: int = 0
     environment: Mapping[str, str] = field(default_factory=dict)
     files: Mapping[str, str] = field(default_factory=dict)
+    inputs: Sequence[Path] = ()
 
 
 @dataclass(frozen=True)
@@ -35,8 +37,33 @@ class JobStatus:
     code: int | None = None
 
 
+@dataclass(frozen=True)
+class Room:
+    """What an engine has for runs, as far as it knows.
+
+    Attributes:
+        slots: runs without a GPU at once.
+        gpus: host -> how many it has (a run lives on one host); None where somebody else's queue decides.
+    """
+
+    slots: int
+    gpus: Mapping[str, int] | None
+
+
 class Engine(Protocol):
-    """Every method may be called again after any crash: each looks at what is, not at what it remembers."""
+    """Every method may be called again after any crash: each looks at what is, not at what it remembers.
+
+    Attributes:
+        room: what it has for runs.
+        shares_files: its machines see the folders of this one; otherwise `fetch` brings the small files here.
+    """
+
+    room: Room
+    shares_files: bool = True
+
+    def there(self, folder: Path) -> Path:
+        """What a run's or an attempt's folder is called on the machine that runs the job."""
+        return folder
 
     def submit(self, job: Job) -> bool:
         """Start a job unless it was started before; False when there is no room for it now."""
@@ -51,4 +78,4 @@ class Engine(Protocol):
         """Ask it to end; called again, more and more firmly. Returns at once."""
 
     def fetch(self, job: Job) -> Path:
-        """The run's folder on this machine, with its small files up to date."""
+        """The run's folder on this machine, with its small files up to date; called again and again as it runs."""

@@ -12,13 +12,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from concept_encoder.lab import supervise
-from concept_encoder.lab.engine import Job, JobStatus
+from concept_encoder.lab.engine import Engine, Job, JobStatus, Room
 from concept_encoder.records import write_atomically
 
 _FIRMNESS = ((0.0, signal.SIGINT), (20.0, signal.SIGTERM), (30.0, signal.SIGKILL))  # seconds after the first `stop`
 
 
-class LocalEngine:
+class LocalEngine(Engine):
     """Runs jobs as subprocesses that outlive the client.
 
     A job's process holds a lock in its folder, taken before it starts: whoever comes later sees by it that the job is
@@ -35,6 +35,7 @@ class LocalEngine:
         self.slots = slots or max(cores // 2, 1)
         self.gpus = visible_gpus() if gpus is None else gpus
         self.firmness = firmness
+        self.room = Room(self.slots, {"this machine": len(self.gpus)})
         self._threads = max(cores // self.slots, 1)
         self._running: dict[Path, list[int]] = {}  # what is known to run, and its GPUs
         self._children: dict[Path, subprocess.Popen] = {}

@@ -88,13 +88,14 @@ class Scheduler:
 
     def job(self, run: Run, attempt: int) -> Job:
         """An attempt at a run, counted from 1."""
-        state, gpus = self.states[run.id], run.experiment.resources.gpus
+        state, gpus, there = self.states[run.id], run.experiment.resources.gpus, self.engine.there
         output, folder = Path(state.folder).resolve(), self.store.attempt_folder(state, attempt).resolve()
-        folders = {id: Path(self.states[id].folder).resolve() for id in run.inputs.values()}
-        sections = run.resolved(folders, state.changes)
-        command = command_line(run.verb, sections, folder / "recipe.yaml", output, gpus, self.program)
+        inputs = {id: Path(self.states[id].folder).resolve() for id in run.inputs.values()}
+        sections = run.resolved({id: there(path) for id, path in inputs.items()}, state.changes)
+        command = command_line(run.verb, sections, there(folder) / "recipe.yaml", there(output), gpus, self.program)
         recipe = yaml.safe_dump(sections, sort_keys=False, allow_unicode=True) if run.verb.takes_recipe else None
-        return Job(folder, command, output, gpus, files={} if recipe is None else {"recipe.yaml": recipe})
+        files = {} if recipe is None else {"recipe.yaml": recipe}
+        return Job(folder, command, output, gpus, files=files, inputs=tuple(inputs.values()))
 
     def _planned(self, run: Run) -> State:
         steps = (run.sections.get("training") or {}).get("max_steps") or None
@@ -127,6 +128,7 @@ class Scheduler:
             return False
         self.store.move(state, "running", "", attempt=state.attempt + 1, stopping="", started=time.time(), ended=None)
         self._running.append(run.id)
+        self.tails.pop(run.id, None)  # another host may begin its metrics anew
         self.tell(f"start    {state.name}" + (f" (attempt {state.attempt})" if state.attempt > 1 else ""))
         return True
 
@@ -151,8 +153,8 @@ class Scheduler:
         """Conclude a run that has ended; decide about one that goes on."""
         job = self.job(run, state.attempt)
         status = self.engine.status(job)
+        self.engine.fetch(job)
         if status.state != "running":
-            self.engine.fetch(job)
             self._judge(run, state, job, status)
             return
         if state.steps is None and self._records(run):  # epochs decide

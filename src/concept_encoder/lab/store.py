@@ -169,6 +169,23 @@ class Store:
         except (OSError, ValueError, KeyError):
             return "another command"
 
+    @property
+    def engine(self) -> str:
+        """Where its runs were last given to, as `--on` names it."""
+        row = self._db.execute("SELECT value FROM meta WHERE name = 'engine'").fetchone()
+        return row[0] if row else "local"
+
+    def set_engine(self, on: str) -> None:
+        """Give the runs to this engine from now on. Raises `UserError` while some go on at another."""
+        going = self._db.execute("SELECT count(*) FROM runs WHERE state = 'running'").fetchone()[0]
+        if going and on != self.engine:
+            raise UserError(
+                f"{self.folder}: {going} runs go on at {self.engine!r}; let them end there "
+                f"(plan run --on {self.engine}), or end them (plan stop --all)"
+            )
+        with self.transaction():
+            self._db.execute("INSERT OR REPLACE INTO meta VALUES ('engine', ?)", (on,))
+
     def set_plan(self, planned: Iterable[State]) -> None:
         """Make these the runs of the plan, in this order; what is known of a run stays known."""
         with self.transaction():

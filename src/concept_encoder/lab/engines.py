@@ -1,0 +1,50 @@
+"""The engines by name: what `plan run --on ENGINE[:FILE]` can say. To add one, add a row to `ENGINES`."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from concept_encoder.errors import UserError, nearest
+from concept_encoder.lab.engine import Engine
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the command line says about an engine; None leaves it to the engine.
+
+    Attributes:
+        slots: CPU runs at once.
+        gpus: GPUs to use.
+        file: the engine's own settings.
+    """
+
+    slots: int | None = None
+    gpus: int | None = None
+    file: Path | None = None
+
+
+def _local(asked: Asked) -> Engine:
+    from concept_encoder.lab.local import LocalEngine
+
+    if asked.file is not None:
+        raise UserError(f"--on local:{asked.file}: the local engine has no settings; use --slots and --gpus")
+    return LocalEngine(asked.slots, None if asked.gpus is None else list(range(asked.gpus)))
+
+
+ENGINES: dict[str, Callable[[Asked], Engine]] = {"local": _local}  # each imports what it needs
+
+
+def engine_name(on: str) -> str:
+    """`ENGINE[:FILE]` in its one full form. Raises `UserError` when there is no such engine, or no such file."""
+    name, _, file = on.partition(":")
+    if name not in ENGINES:
+        raise UserError(f"--on {name}: no such engine; {nearest(name, ENGINES)}")
+    if file and not Path(file).is_file():
+        raise UserError(f"--on {on}: no file {file}")
+    return f"{name}:{Path(file).resolve()}" if file else name
+
+
+def open_engine(on: str, slots: int | None = None, gpus: int | None = None) -> Engine:
+    """The engine of this name. Raises `UserError` in one line when it cannot be used."""
+    name, _, file = engine_name(on).partition(":")
+    return ENGINES[name](Asked(slots, gpus, Path(file) if file else None))
