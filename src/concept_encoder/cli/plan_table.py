@@ -67,7 +67,8 @@ def _cells(state: State, store: Store) -> list[Text]:
     progress = "" if step is None else f"{step:,}" + (f"/{found['steps']:,}" if found.get("steps") else "")
     rate, loss, left = found.get("tokens_per_second"), found.get("loss"), found.get("eta")
     headline = " ".join(f"{value:.4g}" for value in (found.get("headline") or {}).values())
-    label = state.state if not state.stopping else "stopping"
+    queued = state.state == "running" and state.started is None
+    label = "stopping" if state.stopping else "queued" if queued else state.state
     return [
         Text(state.name),
         Text(label + (f" ({state.attempt})" if state.attempt > 1 else ""), style=_STYLES[state.state]),

@@ -18,6 +18,7 @@ class Job:
         environment: variables beside those of the client.
         files: name -> text of what has to lie in `folder` when it starts.
         inputs: folders of the runs that it reads.
+        hours: after which it is stopped anyway; a queue may be told so.
     """
 
     folder: Path
@@ -27,14 +28,24 @@ class Job:
     environment: Mapping[str, str] = field(default_factory=dict)
     files: Mapping[str, str] = field(default_factory=dict)
     inputs: Sequence[Path] = ()
+    hours: float = 24.0
 
 
 @dataclass(frozen=True)
 class JobStatus:
-    """`lost` is a job that is gone without an exit code: its machine or its supervisor died."""
+    """`queued` waits for a machine; `lost` is gone without an exit code: its machine or its supervisor died.
 
-    state: Literal["running", "ended", "lost"]
+    Attributes:
+        why: what the engine knows about a job that is lost.
+    """
+
+    state: Literal["queued", "running", "ended", "lost"]
     code: int | None = None
+    why: str = ""
+
+    @property
+    def going(self) -> bool:
+        return self.state in ("queued", "running")
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from concept_encoder.errors import UserError, nearest
 from concept_encoder.lab.engine import Engine
+from concept_encoder.settings import load_yaml
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,15 @@ def _local(asked: Asked) -> Engine:
     return LocalEngine(asked.slots, None if asked.gpus is None else list(range(asked.gpus)))
 
 
-ENGINES: dict[str, Callable[[Asked], Engine]] = {"local": _local}  # each imports what it needs
+def _slurm(asked: Asked) -> Engine:
+    from concept_encoder.lab.slurm import SlurmEngine
+
+    if asked.gpus is not None:
+        raise UserError("--gpus: Slurm has them; the plan's resources say how many a run gets")
+    return SlurmEngine({} if asked.file is None else load_yaml(asked.file), asked.slots or 200)
+
+
+ENGINES: dict[str, Callable[[Asked], Engine]] = {"local": _local, "slurm": _slurm}  # each imports what it needs
 
 
 def engine_name(on: str) -> str:

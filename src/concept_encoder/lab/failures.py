@@ -10,7 +10,7 @@ from typing import Literal
 _DISK = re.compile(r"no space left on|Errno 28|ENOSPC|os error 28|Disk quota exceeded", re.I)
 _MEMORY = re.compile(
     r"CUDA out of memory|OutOfMemoryError|CUBLAS_STATUS_ALLOC_FAILED|can't allocate memory|Cannot allocate memory|"
-    r"std::bad_alloc|^MemoryError",
+    r"std::bad_alloc|^MemoryError|oom_kill event|OUT_OF_MEMORY",
     re.I | re.M,
 )
 _CAUSES = (
@@ -37,22 +37,23 @@ class Failure:
     reason: str
 
 
-def diagnose(log: str, code: int | None) -> Failure:
+def diagnose(log: str, code: int | None, why: str = "") -> Failure:
     """Judge a run that left no result.
 
     Args:
         log: the end of its output.
         code: its exit code; negative is a signal, None means that nobody saw it end.
+        why: what the engine says of that.
     """
     if _DISK.search(log):
         return Failure("disk", "the disk is full: free some space and give the same command again")
-    if _MEMORY.search(log):
+    if _MEMORY.search(log) or _MEMORY.search(why):
         return Failure("memory", "out of memory")
     last = next((line for line in reversed(log.splitlines()) if line.strip()), "")
     if code == 2 and last.startswith(("error: ", "Error: ")):
         return Failure("mistake", mask(last.partition(": ")[2]))
     if code is None:
-        return Failure("lost", "its process disappeared (machine restarted, or killed with its supervisor)")
+        return Failure("lost", f"its process disappeared ({why or 'machine restarted, or killed with its supervisor'})")
     if code == -signal.SIGKILL:  # not by us: then the run would be marked as stopping
         return Failure("killed", "ended by SIGKILL: somebody's, or the kernel's for lack of memory")
     if code < 0:

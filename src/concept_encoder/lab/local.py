@@ -77,11 +77,11 @@ class LocalEngine(Engine):
         if job.folder in self._children and self._children[job.folder].poll() is not None:
             del self._children[job.folder]
         alive = _is_locked(job.folder / "alive")  # before the exit code: a job that ends in between is seen next time
-        code = _read(job.folder / "exit.json").get("code")
+        code = supervise.read(job.folder / "exit.json").get("code")
         if code is not None or not alive:
             self._running.pop(job.folder, None)
             return JobStatus("lost") if code is None else JobStatus("ended", code)
-        self._running.setdefault(job.folder, _read(job.folder / "job.json").get("gpus", []))
+        self._running.setdefault(job.folder, supervise.read(job.folder / "job.json").get("gpus", []))
         return JobStatus("running")
 
     def logs(self, job: Job) -> Iterator[str]:
@@ -92,14 +92,14 @@ class LocalEngine(Engine):
             return
 
     def stop(self, job: Job) -> None:
-        asked = _read(job.folder / "stop.json")
+        asked = supervise.read(job.folder / "stop.json")
         if not asked:
             asked = {"time": time.time(), "sent": 0}
         if asked["time"] > time.time():  # the clock was put back
             asked["time"] = time.time()
         waited = time.time() - asked["time"]
         due = [number for after, number in self.firmness if waited >= after]
-        process = _read(job.folder / "process.json")
+        process = supervise.read(job.folder / "process.json")
         if len(due) > asked["sent"] and process and supervise.start_time(process["pid"]) == process["started"]:
             os.killpg(process["pid"], due[-1])  # its own session, see submit
             asked["sent"] = len(due)
@@ -129,10 +129,3 @@ def _is_locked(file: Path) -> bool:
     except FileNotFoundError:
         pass
     return False
-
-
-def _read(file: Path) -> dict:
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}

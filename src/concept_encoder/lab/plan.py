@@ -124,6 +124,11 @@ class Experiment:
         return [(name, value["run"]) for name, value in pairs if is_reference(value)]
 
     @property
+    def most_hours(self) -> float:
+        """After which a run is stopped; twice the estimate where no budget says so."""
+        return self.resources.hours * (self.early.budget or 2.0)
+
+    @property
     def all_needs(self) -> list[str]:
         """The experiments that come first: `needs`, and those whose runs are used."""
         return list(dict.fromkeys([*self.needs, *(target.partition("/")[0] for _, target in self.references())]))

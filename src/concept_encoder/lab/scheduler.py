@@ -94,8 +94,8 @@ class Scheduler:
         sections = run.resolved({id: there(path) for id, path in inputs.items()}, state.changes)
         command = command_line(run.verb, sections, there(folder) / "recipe.yaml", there(output), gpus, self.program)
         recipe = yaml.safe_dump(sections, sort_keys=False, allow_unicode=True) if run.verb.takes_recipe else None
-        files = {} if recipe is None else {"recipe.yaml": recipe}
-        return Job(folder, command, output, gpus, files=files, inputs=tuple(inputs.values()))
+        files, hours = {} if recipe is None else {"recipe.yaml": recipe}, run.experiment.most_hours
+        return Job(folder, command, output, gpus, files=files, inputs=tuple(inputs.values()), hours=hours)
 
     def _planned(self, run: Run) -> State:
         steps = (run.sections.get("training") or {}).get("max_steps") or None
@@ -135,7 +135,7 @@ class Scheduler:
     def _left_over_ended(self, state: State) -> bool:
         """See a run to its end that an edited plan no longer has; it keeps its slot until then."""
         job = Job(self.store.attempt_folder(state).resolve(), (), Path(state.folder).resolve(), state.gpus)
-        if self.engine.status(job).state == "running":
+        if self.engine.status(job).going:
             return False
         self.engine.fetch(job)
         finished = any((job.output / verb.result).is_file() for verb in VERBS.values())
@@ -154,14 +154,16 @@ class Scheduler:
         job = self.job(run, state.attempt)
         status = self.engine.status(job)
         self.engine.fetch(job)
-        if status.state != "running":
+        if not status.going:
             self._judge(run, state, job, status)
             return
+        if (status.state == "queued") != (state.started is None):  # waiting for a machine takes none of its time
+            self.store.mark(state, started=None if state.started else time.time())
         if state.steps is None and self._records(run):  # epochs decide
             steps = steps_in_log(self.engine.logs(job))
             if steps:
                 self.store.mark(state, steps=steps)
-        if not state.stopping:
+        if not state.stopping and state.started:
             reason = self._reason_to_stop(run, state)
             if reason:
                 self.store.mark(state, stopping=reason)
@@ -198,7 +200,7 @@ class Scheduler:
         elif state.stopping:
             self._conclude(run, state, "stopped", state.stopping)
         else:
-            failure = diagnose(log_tail(self.engine.logs(job)), status.code)
+            failure = diagnose(log_tail(self.engine.logs(job)), status.code, status.why)
             if failure.kind == "disk":
                 self.halted = failure.reason
                 self._again(state, failure, {})

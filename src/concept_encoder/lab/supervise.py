@@ -36,22 +36,36 @@ def write(folder: str, name: str, content: dict) -> None:
     os.replace(beside, os.path.join(folder, name))
 
 
+def read(file: str | os.PathLike) -> dict:
+    """What `write` wrote; empty when it is not there, or not whole."""
+    try:
+        with open(file, encoding="utf-8") as opened:
+            return json.load(opened)
+    except (OSError, ValueError):
+        return {}
+
+
+def start(folder: str, log, **options) -> subprocess.Popen | None:
+    """Start the command of `folder`/job.json with its output going to `log`; None, and a line there, if it cannot."""
+    with open(os.path.join(folder, "job.json"), encoding="utf-8") as file:
+        job = json.load(file)
+    environment = {**os.environ, **job["environment"]}
+    try:
+        return subprocess.Popen(
+            job["command"], stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, **options
+        )
+    except OSError as error:
+        log.write(f"error: {job['command'][0]}: {error.strerror}\n".encode())
+        return None
+
+
 def main(folder: str, lock: int) -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # the run gets them too and decides; a handler,
         signal.signal(number, lambda *_: None)  # as an ignored signal would be ignored by the run as well
     write(folder, "process.json", {"pid": os.getpid(), "started": start_time(os.getpid())})
-    with open(os.path.join(folder, "job.json"), encoding="utf-8") as file:
-        job = json.load(file)
-    environment = {**os.environ, **job["environment"]}
     with open(os.path.join(folder, "log.txt"), "ab") as log:
-        try:
-            process = subprocess.Popen(
-                job["command"], stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, pass_fds=(lock,)
-            )
-            code = process.wait()
-        except OSError as error:
-            log.write(f"error: {job['command'][0]}: {error.strerror}\n".encode())
-            code = 2
+        process = start(folder, log, pass_fds=(lock,))
+        code = process.wait() if process else 2
     write(folder, "exit.json", {"code": code, "time": time.time()})
 
 
