@@ -1,9 +1,11 @@
 """The report says what was found, shows nothing of a stranger's markup, and needs nothing from anywhere."""
 
+import json
 import re
 import shutil
 import subprocess
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 
@@ -48,7 +50,11 @@ def test_verdicts_gates_and_failures(page):
     assert "model.preset: no preset is called" in sections["broken"]
     assert "gate open: eval\\_loss is 4.02, mean of 5 seeds; go on if eval\\_loss &lt; 4.5" in sections["better"]
     assert "gate closed" in sections["worse"]
-    assert "do not go on from here" in text
+    assert (
+        "- worse: do not go on from here: eval\\_loss is 4.82, mean of 5 seeds; go on if eval\\_loss &lt; 4.5" in text
+    )
+    assert "- alone: undecided; one seed has no spread; 5 are the least that decide" in text
+    assert "- broken: 1 failed; mend what its reasons say, then plan run --retry" in text
     assert rows["base"]
 
 
@@ -68,7 +74,7 @@ def test_the_page_escapes_and_fetches_nothing(page):
     links = Links()
     links.feed(html)
     assert all(link.startswith(("#", "data:")) for link in links.found)
-    assert html.count("<svg") == 6  # five experiments with curves, and the gap
+    assert html.count("<svg") == 9  # curves of five experiments, effects of three, and the gap
     assert "<script>" not in page.with_suffix(".md").read_text()
 
 
@@ -77,8 +83,21 @@ def test_markdown_of_a_stranger_is_text():
 
 
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="needs chromium")
-def test_chromium_shows_the_page_without_errors(page, tmp_path):
-    call = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--v=0", "--dump-dom"]
-    found = subprocess.run([*call, page.as_uri()], capture_output=True, text=True, timeout=60)
-    assert "BERT-Base" in found.stdout
-    assert "CONSOLE" not in found.stderr
+def test_chromium_shows_the_page_without_errors_or_network(page, tmp_path):
+    (bad := tmp_path / "bad.html").write_text('<img src="http://127.0.0.1:9/x.png"><script>null.x</script>')
+    assert [len(found) for found in _look(bad, tmp_path)[1:]] == [1, 1], "the looking works"
+    text, console, asked = _look(page, tmp_path)
+    assert "Gap to BERT-Base" in text
+    assert not console
+    assert not asked
+
+
+def _look(page: Path, folder: Path) -> tuple[str, list[str], set[str]]:
+    """The page as the browser has it, lines of its console, and what the page (not the browser itself) asked for."""
+    call = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", f"--log-net-log={folder / 'net.json'}"]
+    call += ["--disable-background-networking", "--enable-logging=stderr", "--dump-dom", page.as_uri()]
+    found = subprocess.run(call, capture_output=True, text=True, timeout=120)
+    lines = (folder / "net.json").read_text().splitlines()
+    events = [json.loads(line.rstrip(",")) for line in lines if line.startswith('{"params') and "initiator" in line]
+    asked = {event["params"]["url"] for event in events if event["params"]["initiator"] != "not an origin"}
+    return found.stdout, [line for line in found.stderr.splitlines() if "CONSOLE" in line], asked

@@ -8,7 +8,7 @@ from typing import Any
 
 from concept_encoder.lab.failures import mask
 from concept_encoder.lab.plan import Expected, Experiment, Plan
-from concept_encoder.lab.results import Metrics, Observed, judge_gates, observe, values
+from concept_encoder.lab.results import GateVerdict, Metrics, Observed, judge_gates, observe, values
 from concept_encoder.lab.runs import Run
 from concept_encoder.lab.statistics import MIN_SEEDS, Verdict, effects_of, interval, judge
 from concept_encoder.lab.store import State
@@ -34,12 +34,28 @@ class Finding:
     rows: list[Row]
     verdict: str
     would_decide: str
-    gates: list[str]
-    advice: str
+    gates: list[GateVerdict]
     hours: float
     gpu_hours: float
+    planned_hours: float
     states: Mapping[str, int]
     troubles: list[str] = field(default_factory=list)
+
+    @property
+    def advice(self) -> str:
+        """What the gates say; nothing while they cannot be judged, or without any."""
+        return "" if not self.gates else "go on" if all(gate.opens for gate in self.gates) else "do not go on from here"
+
+    @property
+    def complete(self) -> bool:
+        return set(self.states) == {"done"}
+
+    @property
+    def headline(self) -> Row | None:
+        """The variant that speaks for the experiment: the one with the largest effect."""
+        return max(
+            self.rows, key=lambda row: float("-inf") if row.verdict.effect is None else row.verdict.effect, default=None
+        )
 
 
 def find(plan: Plan, runs: Sequence[Run], states: Mapping[str, State], metrics: Mapping[str, Metrics]) -> list[Finding]:
@@ -55,6 +71,25 @@ def find(plan: Plan, runs: Sequence[Run], states: Mapping[str, State], metrics: 
     return [_finding(each, by_experiment[each.id], states, observed) for each in plan.experiments]
 
 
+def next_steps(plan: Plan, findings: Sequence[Finding]) -> list[str]:
+    """What the gates, the verdicts and the failures say to do next, in the order of the plan's file."""
+    steps = []
+    by_id = {finding.experiment.id: finding for finding in findings}
+    for name, finding in by_id.items():
+        left = [e.id for e in plan.experiments if name in e.all_needs and not by_id[e.id].complete]
+        closed = [gate.why for gate in finding.gates if not gate.opens]
+        if closed:
+            after = f"; {', '.join(left)} would have followed" if left else ""
+            steps.append(f"{name}: do not go on from here: {'; '.join(closed)}{after}")
+        elif finding.gates and left:
+            steps.append(f"{name}: its gates are open, go on to {', '.join(left)}")
+        if finding.verdict == "undecided" and finding.rows:
+            steps.append(f"{name}: undecided; {finding.would_decide}")
+        if failed := finding.states.get("failed", 0):
+            steps.append(f"{name}: {failed} failed; mend what its reasons say, then plan run --retry")
+    return steps
+
+
 def _finding(
     experiment: Experiment, runs: Sequence[Run], states: Mapping[str, State], observed: Mapping[str, Observed]
 ) -> Finding:
@@ -63,8 +98,6 @@ def _finding(
     ended = all(state.final for state in own)
     rows = _rows(experiment.expect, experiment.id, observed) if experiment.expect else []
     verdict, would_decide = _verdict(rows, ended) if experiment.expect else ("no claim", "")
-    gates = judge_gates(experiment, observed[experiment.id]) if ended else []
-    closed = [gate for gate in gates if not gate.opens]
     hours = sum(state.seconds for state in own) / 3600
     return Finding(
         experiment=experiment,
@@ -72,10 +105,10 @@ def _finding(
         rows=rows,
         verdict=verdict,
         would_decide=would_decide,
-        gates=[f"{'open' if gate.opens else 'closed'}: {gate.why}" for gate in gates],
-        advice="" if not gates else "do not go on from here" if closed else "go on",
+        gates=judge_gates(experiment, observed[experiment.id]) if ended else [],
         hours=hours,
         gpu_hours=sum(state.seconds * state.gpus for state in own) / 3600,
+        planned_hours=sum(run.experiment.resources.hours for run in runs),
         states=counts,
         troubles=[mask(f"{s.name}: {s.state}, {s.reason}") for s in own if s.state in ("failed", "stopped", "skipped")],
     )
@@ -141,5 +174,9 @@ def _expected(expected: Expected | None) -> str:
     if expected is None:
         return ""
     metric = expected.metrics[0] if len(expected.metrics) == 1 else f"mean of {', '.join(expected.metrics)}"
-    amount = f"by a factor of {expected.by:g}" if expected.relative else f"by {expected.by:g}"
-    return f"{metric} {expected.direction} {amount} or more against {expected.against}"
+    if expected.relative:
+        return f"{metric} {expected.direction} by a factor of {expected.by:g} or more against {expected.against}"
+    if expected.by > 0:
+        return f"{metric} {expected.direction} by {expected.by:g} or more against {expected.against}"
+    lost = f" by more than {-expected.by:g}" if expected.by else ""
+    return f"{metric} not {'lower' if expected.direction == 'up' else 'higher'} than {expected.against}{lost}"
