@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import AutoModel, PreTrainedModel, PreTrainedTokenizerBase
 
 from concept_encoder import model as ours
-from concept_encoder.data.tokenizer import load_tokenizer
+from concept_encoder.data.tokenizer import load_tokenizer, longest_text
 from concept_encoder.errors import UserError
 from concept_encoder.model.loading import load_checkpoint, resolve_checkpoint
 from concept_encoder.model.sources import SOURCES
@@ -80,11 +80,7 @@ class Subject:
     @property
     def max_length(self) -> int:
         """Tokens of the longest text that the model takes."""
-        limits = (
-            getattr(self.model.config, "max_position_embeddings", None),
-            self.tokenizer.model_max_length,
-        )
-        return int(min(limit for limit in limits if limit))
+        return longest_text(self.tokenizer, self.model.config)
 
     @torch.inference_mode()
     def states(self, inputs: dict[str, Tensor], attention: bool = False) -> "States":

@@ -47,7 +47,7 @@ def command(checkpoint: str, task: tuple[str, ...], texts: str | None, text_colu
     subject = load_subject(checkpoint, states)
     kind, _, pipeline = (tags or "").partition(":")
     sentences = read_conllu(tags)[:max_texts] if tags and kind != "spacy" else None
-    material = _material(checkpoint, task, texts, text_column, split, max_texts)
+    material = material_of(checkpoint, task, texts, text_column, split, max_texts)
     click.echo(f"reading {len(material.texts):,} {material.source}")
     if kind == "spacy":
         sentences = tag_texts(material.texts, pipeline)
@@ -72,9 +72,10 @@ def command(checkpoint: str, task: tuple[str, ...], texts: str | None, text_colu
     click.get_current_context().exit(1 if found["health"]["verdict"] == "fail" else 0)
 
 
-def _material(
+def material_of(
     checkpoint: str, task: tuple[str, ...], texts: str | None, column: str, split: str, count: int
 ) -> "Material":
+    """What --texts, or data.… or the run's own recipe says is to be read."""
     from itertools import islice
 
     from concept_encoder.analysis.material import Material, held_out_material

@@ -121,6 +121,28 @@ def local_files(source: str, config: str | None = None, split: str = "train") ->
     raise UserError(f"{source}: no such file or folder (a data set of the hub is written org/name)")
 
 
+def configs(source: str) -> list[str]:
+    """The names of the configs of a hub data set that have training rows, or of those that the local mirror has."""
+    root = os.environ.get(DATA_ROOT)
+    if root and _HUB_ID.fullmatch(source) and (Path(root) / source).is_dir():
+        files = (
+            file for pattern in ("*/train.parquet", "*/train-*.parquet") for file in (Path(root) / source).glob(pattern)
+        )
+        if found := sorted({file.parent.name for file in files}):
+            return found
+        raise UserError(f"{source}: {DATA_ROOT} has no <config>/train.parquet of it; copy one there")
+    if not _HUB_ID.fullmatch(source):
+        raise UserError(f"{source}: no such file or folder (a data set of the hub is written org/name)")
+    import datasets
+
+    check_hub(source, "dataset", _remedy(source))
+    try:
+        return datasets.get_dataset_config_names(source)
+    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
+        reason = str(error).partition("\n")[0]
+        raise UserError(f"{source}: cannot be listed ({reason}); {_remedy(source)}") from None
+
+
 def _suffix(path: Path) -> str:
     return Path(path.stem).suffix.lower() if path.suffix.lower() == ".gz" else path.suffix.lower()
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from concept_encoder.data.hub import check_hub
 from concept_encoder.errors import UserError
@@ -31,6 +31,12 @@ _BYTES = sorted(pre_tokenizers.ByteLevel.alphabet())
 def padded_vocab_size(tokenizer: PreTrainedTokenizerFast, multiple: int = 64) -> int:
     """Rows of the embedding: the vocabulary rounded up, as matrix multiplication likes it."""
     return -(-len(tokenizer) // multiple) * multiple
+
+
+def longest_text(tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig) -> int:
+    """Tokens of the longest text that both the tokenizer and the model take."""
+    limits = (getattr(config, "max_position_embeddings", None), tokenizer.model_max_length)
+    return int(min(limit for limit in limits if limit))
 
 
 def train_tokenizer(texts: Iterable[str], kind: TokenizerKind, vocab_size: int) -> PreTrainedTokenizerFast:

@@ -41,6 +41,7 @@ VERBS = {
         Verb("pretrain", takes_recipe=True),
         Verb("finetune", takes_recipe=True),
         Verb("analyze", takes_recipe=False, result="analysis.json", positional="checkpoint", refused=("output",)),
+        Verb("probe", takes_recipe=False, result="probe.json", positional="checkpoint", refused=("output",)),
         Verb("bench", takes_recipe=False, result="bench.json", positional="mode", refused=("output", "peer")),
     )
 }
@@ -65,7 +66,7 @@ def command_line(
         if value is True:
             words.append(flag)
         elif value not in (False, None):
-            words.append(f"{flag}={value}")
+            words += [f"{flag}={each}" for each in (value if isinstance(value, list) else [value])]
     return [*program, verb.name, *words, "--", *positional]
 
 

@@ -53,13 +53,13 @@ class ConceptEncoderForMaskedLM(ConceptEncoderPreTrainedModel):
         Args:
             labels: `[B, N]`, -100 where nothing is asked; or `[B, K]` together with `label_index`.
             label_index: `[B, K]`, the tokens that the labels belong to. A fixed K (a masking budget) keeps the
-                graph static for `torch.compile`.
+                graph static for `torch.compile`. Without labels: the only tokens with logits, `[B, K, V]`.
             num_items_in_batch: labels in the whole accumulated batch; the summed loss is divided by it.
             concept_intervention: maps `(z_BCD, mask_BC)` to what tokens hear of the concepts instead, wherever they do.
         """
         s = self.model.encode(input_ids, attention_mask, token_type_ids, intervention=concept_intervention)
         if labels is None:
-            output = MaskedLMOutput(logits=self.head(self.model.decode(s)))
+            output = MaskedLMOutput(logits=self.head(self.model.decode(s, label_index)))
             return output if return_dict is not False else output.to_tuple()
         if label_index is None:
             label_index, labels = labelled_tokens(labels)

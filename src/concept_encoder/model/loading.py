@@ -8,9 +8,10 @@ from typing import Any, TypeVar
 
 from safetensors import SafetensorError
 from tokenizers import Tokenizer
-from transformers import PreTrainedModel
+from transformers import AutoModelForMaskedLM, PreTrainedModel
 
 from concept_encoder.model.config import ConceptEncoderConfig
+from concept_encoder.model.heads import ConceptEncoderForMaskedLM
 
 M = TypeVar("M", bound=PreTrainedModel)
 _NEW_HEADS = ("classifier.", "pool.")  # what fine-tuning starts anew
@@ -75,13 +76,37 @@ def load_checkpoint(model_class: type[M], path: str | Path, **fields: Any) -> M:
     return model
 
 
-def _saved_config(folder: Path) -> dict[str, Any]:
-    """The fields of a checkpoint's configuration, which is one of ours and sound."""
+def load_masked_lm(name: str | Path) -> PreTrainedModel:
+    """A checkpoint or run of ours with its masked-LM head, or any `transformers` one: a folder, or a hub id.
+
+    Raises:
+        ValueError: no checkpoint, a damaged file, or one without a masked-LM head; the message names it.
+    """
+    if Path(name).exists():
+        name = resolve_checkpoint(name)
+        if _model_type(name) == ConceptEncoderConfig.model_type:
+            return load_checkpoint(ConceptEncoderForMaskedLM, name)
+    try:
+        model, report = AutoModelForMaskedLM.from_pretrained(name, output_loading_info=True)
+    except Exception as error:  # every library below has exceptions of its own; the user needs one line
+        reason = str(error).strip().partition("\n")[0][:300]
+        raise ValueError(f"{name}: transformers cannot load a masked language model from it ({reason})") from None
+    if missing := sorted(report["missing_keys"]):
+        raise ValueError(f"{name}: has no masked-LM head ({missing[0]} is missing); give the pretrained checkpoint")
+    return model
+
+
+def _model_type(folder: Path) -> str | None:
     file = folder / "config.json"
     try:
-        kind = json.loads(file.read_text(encoding="utf-8")).get("model_type")
+        return json.loads(file.read_text(encoding="utf-8")).get("model_type")
     except (json.JSONDecodeError, UnicodeDecodeError, AttributeError, RecursionError):
         raise ValueError(f"{file}: not readable as a configuration; the checkpoint is damaged") from None
+
+
+def _saved_config(folder: Path) -> dict[str, Any]:
+    """The fields of a checkpoint's configuration, which is one of ours and sound."""
+    kind = _model_type(folder)
     if kind != ConceptEncoderConfig.model_type:
         raise ValueError(f"{folder}: a checkpoint of another architecture (model_type {kind!r}, not 'concept_encoder')")
     saved, _ = ConceptEncoderConfig.get_config_dict(folder)
@@ -89,6 +114,7 @@ def _saved_config(folder: Path) -> dict[str, Any]:
         ConceptEncoderConfig(**saved)
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
         reason = " ".join(str(error).split())
+        file = folder / "config.json"
         raise ValueError(f"{file}: {reason[:300]}; the checkpoint is damaged or of another version") from None
     return saved
 

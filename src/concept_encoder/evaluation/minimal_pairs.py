@@ -1,0 +1,72 @@
+"""Does a model find the acceptable sentence of a minimal pair more likely? BLiMP, and pairs of your own.
+
+Source: Warstadt et al. 2020, "BLiMP: The Benchmark of Linguistic Minimal Pairs for English" (arXiv:1912.00582).
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from concept_encoder.data.minimal_pairs import Pair
+from concept_encoder.evaluation.pseudo_likelihood import Control, Progress, has_concepts, pseudo_log_likelihoods
+
+CHANCE = 0.5
+TIE = 1e-4  # nats; differences of this size come from the order of summation, and a tie is wrong
+
+
+def score_minimal_pairs(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    paradigms: Mapping[str, Sequence[Pair]],
+    *,
+    controls: bool = True,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Accuracy: the share of pairs whose good sentence has the higher pseudo-log-likelihood; a tie is wrong.
+
+    Returns (JSON-able) `accuracy`, the mean over paradigms, with its `standard_error` over pairs, beside `chance`; the
+    same of each of `paradigms`, with its `ties`; and, with `controls`, the accuracy after the concepts were `shuffled`
+    between sentences and `zeroed`.
+    """
+    found = _accuracies(model, tokenizer, paradigms, None, progress)
+    if controls and has_concepts(model):
+        for control in ("shuffled", "zeroed"):
+            changed = _accuracies(model, tokenizer, paradigms, control, progress)
+            found[control] = {name: changed[name] for name in ("accuracy", "standard_error", "ties")}
+    return found
+
+
+def _accuracies(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    paradigms: Mapping[str, Sequence[Pair]],
+    control: Control | None,
+    progress: Progress | None,
+) -> dict[str, Any]:
+    # all paradigms at once: more sentences of each length, fuller batches
+    sentences = [sentence for pairs in paradigms.values() for pair in pairs for sentence in pair]
+    scored = pseudo_log_likelihoods(model, tokenizer, sentences, control=control, progress=progress)
+    ahead = np.array([good.log - bad.log for good, bad in zip(scored[::2], scored[1::2])])
+    parts = np.split(ahead, np.cumsum([len(pairs) for pairs in paradigms.values()])[:-1])
+    each = {name: _accuracy(part) for name, part in zip(paradigms, parts)}
+    errors = np.array([found["standard_error"] for found in each.values()])
+    return {
+        "accuracy": float(np.mean([found["accuracy"] for found in each.values()])),
+        "standard_error": float(np.sqrt((errors**2).sum()) / len(errors)),
+        "chance": CHANCE,
+        "pairs": len(ahead),
+        "ties": sum(found["ties"] for found in each.values()),
+        "paradigms": each,
+    }
+
+
+def _accuracy(ahead: np.ndarray) -> dict[str, Any]:
+    share = float((ahead > TIE).mean())
+    return {
+        "accuracy": share,
+        "standard_error": float(np.sqrt(share * (1 - share) / len(ahead))),
+        "pairs": len(ahead),
+        "ties": int((np.abs(ahead) <= TIE).sum()),
+    }
