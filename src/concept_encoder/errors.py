@@ -8,6 +8,10 @@ class UserError(ValueError):
     """Something the user can mend: the message names the field or file, what is wrong, and the remedy."""
 
 
+class TrainingDiverged(UserError):
+    """A model that answers NaN: its learning rate is of no use, which a search over rates has to survive."""
+
+
 def nearest(name: str, valid: Iterable[str]) -> str:
     """The tail of an error message: the nearest valid names if any are near, and all of them if they are few."""
     valid = sorted(valid)

@@ -6,6 +6,7 @@ from concept_encoder.data.task_table import TASKS
 from concept_encoder.data.tasks import TaskConfig, load_task, tokenize_examples
 from concept_encoder.data.tokenizer import train_tokenizer
 from concept_encoder.errors import UserError
+from concept_encoder.settings import from_mapping
 
 
 @pytest.fixture
@@ -168,3 +169,36 @@ def test_tokenize_examples(jsonl, sentences):
 def test_the_real_mirror(mirror, name):
     data = load_task(TaskConfig(task=name, max_examples=200))
     assert 0 < len(data.validation) <= len(data.train) == 200
+
+
+def test_a_selection_part_is_cut_from_the_training_side_alone(jsonl):
+    texts = [{"text": f"text {i // 2}", "label": i % 2} for i in range(400)]  # every text twice
+    train, validation = jsonl("train.jsonl", texts), jsonl("validation.jsonl", texts[:50])
+    options = {"train": train, "validation": validation}
+    whole, cut = (load_task(TaskConfig(**options, **extra)) for extra in ({}, {"selection_fraction": 0.2}))
+    assert whole.selection is None
+    assert cut.validation == whole.validation
+    assert not set(cut.train.texts) & set(cut.selection.texts)
+    assert sorted([*cut.train.texts, *cut.selection.texts]) == sorted(whole.train.texts)
+    assert 40 < len(cut.selection) < 120
+    more = load_task(TaskConfig(**options, selection_fraction=0.3))
+    assert set(cut.selection.texts) < set(more.selection.texts)
+    assert len(load_task(TaskConfig(**options, selection_fraction=0.2, max_examples=30)).selection) == 30
+
+
+def test_the_selection_part_does_not_follow_from_the_held_out_part(jsonl):
+    options = {"train": jsonl("train.jsonl", [{"text": f"text {i}", "label": i % 2} for i in range(1000)])}
+    data = load_task(TaskConfig(**options, validation_fraction=0.5, selection_fraction=0.3))
+    assert 100 < len(data.selection) < 200  # by the same hash it would be empty
+
+
+@pytest.mark.parametrize(
+    ("fraction", "expected"), [(1e-9, "data.selection_fraction: 1e-09 of 40 training rows is none; raise it"),
+                               (0.99999999, "of 40 training rows is all; lower it"),
+                               (1.5, "data.selection_fraction: 1.5 is not inside (0, 1); try 0.1")]
+)  # fmt: skip
+def test_a_selection_part_has_rows_on_both_sides(jsonl, fraction, expected):
+    path = jsonl("train.jsonl", [{"text": f"text {i}", "label": i % 2} for i in range(40)])
+    with pytest.raises(ValueError, match="selection_fraction") as caught:
+        load_task(from_mapping(TaskConfig, {"train": path, "validation": path, "selection_fraction": fraction}, "data"))
+    assert expected in str(caught.value)

@@ -19,7 +19,7 @@ from concept_encoder.model import ConceptEncoderForMaskedLM, ConceptEncoderForTo
 from concept_encoder.model.loading import load_checkpoint
 from concept_encoder.training.batches import TaskCollator, tokenize_task
 from concept_encoder.training.finetune import FinetuneRecipe, finetune
-from concept_encoder.training.scoring import asked, predict
+from concept_encoder.training.scoring import Asking, asked, predict
 
 NAMES, VERBS = ["file", "saw", "drill"], ["sing", "run"]  # a file, or to file: the word alone does not tell
 
@@ -146,7 +146,7 @@ def test_answers_come_back_in_the_order_of_the_rows(checkpoint):
     rng = np.random.default_rng(0)
     words = [list(map(str, rng.choice(NAMES + VERBS, rng.integers(1, 9)))) for _ in range(20)]
     rows = tokenize_task(TaggedExamples(words, [[0] * len(text) for text in words]), tokenizer, 32, separate=False)
-    together, alone = (predict(model, rows, TaskCollator(tokenizer), size) for size in (7, 1))
+    together, alone = (predict(model, rows, Asking(TaskCollator(tokenizer), size)) for size in (7, 1))
     assert [len(answer) for answer in together] == [len(text) for text in words] == list(map(len, asked(rows)))
     for some, one in zip(together, alone):
         assert np.array_equal(some, one)

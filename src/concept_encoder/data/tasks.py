@@ -36,6 +36,8 @@ class TaskConfig:
         label_names: names of the classes, where the column holds their places in this list (own files).
         kind: classification, regression or token_classification (own files).
         validation_fraction: share of the training rows held out, by a hash of their text, if nothing else is.
+        selection_fraction: share of the training rows kept aside, by another hash of their (first) text, to choose the
+            checkpoint on; the held-out side is scored once, then.
         max_length: longest input in tokens; more is cut off.
         max_examples: use no more than so many examples of each side, chosen by a hash of their text.
     """
@@ -49,6 +51,7 @@ class TaskConfig:
     label_names: list[str] | None = None
     kind: Kind = "classification"
     validation_fraction: float = 0.1
+    selection_fraction: float | None = None
     max_length: int = 128
     max_examples: int | None = None
 
@@ -61,6 +64,8 @@ class TaskConfig:
             raise ValueError("text_pair: tags belong to the words of one text; leave it out")
         if not 0 < self.validation_fraction < 1:
             raise ValueError(f"validation_fraction: {self.validation_fraction} is not inside (0, 1); try 0.1")
+        if self.selection_fraction is not None and not 0 < self.selection_fraction < 1:
+            raise ValueError(f"selection_fraction: {self.selection_fraction} is not inside (0, 1); try 0.1")
         if self.max_length < 4:
             raise ValueError(f"max_length: {self.max_length} is too short; give 4 tokens or more")
         if self.max_examples is not None and self.max_examples < 1:
@@ -84,6 +89,7 @@ class TaskData:
     """A task, read: `label_names` by class number (None for regression); `metrics`, the main one first.
 
     `unlabeled` counts the rows left out because their label was empty or -1, as the hub marks unlabeled rows.
+    `selection` is the part of the training side that a checkpoint is chosen on, if there is one.
     """
 
     name: str
@@ -93,6 +99,7 @@ class TaskData:
     validation: Examples | TaggedExamples
     label_names: list[str] | None
     unlabeled: int
+    selection: Examples | TaggedExamples | None = None
 
 
 @dataclass(frozen=True)
@@ -101,6 +108,9 @@ class _Record:
     text: str
     pair: str | None
     label: Any
+
+
+_Side = tuple[list[Any], list[Any]]  # records, and what is to be predicted of each
 
 
 def load_task(config: TaskConfig) -> TaskData:
@@ -118,11 +128,12 @@ def load_task(config: TaskConfig) -> TaskData:
     for side, records in zip(("training", "validation"), labeled):
         if not records:
             raise UserError(f"{task.name}: no labeled {side} rows; give more data, or data.validation")
-    names, labels = _targets(task, *labeled)
+    names, (train_labels, validation_labels) = _targets(task, *labeled)  # classes are those of all training rows
     choose = tagging.choose_tagged if task.kind == "token_classification" else _examples
-    train, validation = (choose(records, numbers, config.max_examples) for records, numbers in zip(labeled, labels))
+    learned, selection = _cut_selection(task, config, labeled[0], train_labels)
+    train = choose(*learned, config.max_examples)
     if names is not None and len(_distinct(train.labels)) < 2:
-        if len(_distinct(labels[0])) > 1:
+        if len(_distinct(train_labels)) > 1 and config.max_examples is not None:
             raise UserError(f"data.max_examples: {config.max_examples} leaves one class to train on; raise it")
         only = names[_distinct(train.labels).pop()]
         raise UserError(f"{task.name}: every training row has the label {only}; give two classes or more")
@@ -131,9 +142,10 @@ def load_task(config: TaskConfig) -> TaskData:
         kind=task.kind,
         metrics=("entity_f1", *task.metrics) if _marks_entities(task, names) else task.metrics,
         train=train,
-        validation=validation,
+        validation=choose(labeled[1], validation_labels, config.max_examples),
         label_names=names,
         unlabeled=unlabeled,
+        selection=choose(*selection, config.max_examples) if selection else None,
     )
 
 
@@ -185,6 +197,23 @@ def _sides(task: Task, config: TaskConfig) -> tuple[list[Any], list[Any]]:
         return train, _records(task, read_table(task.source, columns, config=task.config, split=split))
     held_out = [record for record in train if is_held_out(record.text, config.validation_fraction)]
     return [record for record in train if not is_held_out(record.text, config.validation_fraction)], held_out
+
+
+def _cut_selection(task: Task, config: TaskConfig, records: list, labels: list) -> tuple[_Side, _Side | None]:
+    """The training rows to learn from, and those to choose on: all rows of one text fall on the same side."""
+    fraction = config.selection_fraction
+    if fraction is None:
+        return (records, labels), None
+    sides: tuple[_Side, _Side] = ([], []), ([], [])
+    for record, label in zip(records, labels):
+        side = sides[is_held_out(record.text, fraction, cut="selection")]
+        side[0].append(record)
+        side[1].append(label)
+    for (found, _), remedy in zip(sides, ("lower it", "raise it")):
+        if not found:
+            what = "all" if remedy == "lower it" else "none"
+            raise UserError(f"data.selection_fraction: {fraction} of {len(records)} training rows is {what}; {remedy}")
+    return sides
 
 
 def _records(task: Task, rows: Iterable[Row]) -> list[_Record] | list[TaggedRecord]:

@@ -8,19 +8,23 @@ from typing import Any
 
 import numpy as np
 import torch
+from datasets import Dataset
+from transformers import PreTrainedTokenizerBase
 
 from concept_encoder.data.tasks import TaskConfig, TaskData, load_task
 from concept_encoder.data.tokenizer import load_tokenizer
-from concept_encoder.errors import UserError
+from concept_encoder.errors import TrainingDiverged, UserError
 from concept_encoder.model import ConceptEncoderForSequenceClassification, ConceptEncoderForTokenClassification
-from concept_encoder.model.loading import load_checkpoint, resolve_checkpoint
+from concept_encoder.model.loading import list_checkpoints, load_checkpoint, resolve_checkpoint
 from concept_encoder.model.pooling import CLASSIFIER_HEADS
 from concept_encoder.records import write_atomically
 from concept_encoder.training.batches import TaskCollator, text_lengths, tokenize_task
 from concept_encoder.training.model_card import model_card
 from concept_encoder.training.recipe import resolved, section
 from concept_encoder.training.run_folder import RunFolder
-from concept_encoder.training.scoring import Answers, asked, concept_controls, evaluation_order, predict
+from concept_encoder.training.schedule import StepSizes
+from concept_encoder.training.scoring import Answers, Asking, asked, concept_controls, evaluation_order, predict
+from concept_encoder.training.selection import Selection, drop_later_checkpoints, log_of
 from concept_encoder.training.settings import TrainingConfig
 from concept_encoder.training.stream import ExampleStream, LengthGrouped
 from concept_encoder.training.trainer import prepare_kernels, run_trainer
@@ -75,7 +79,12 @@ class FinetuneRecipe:
             raise UserError("training.length_warmup: cuts packed rows; fine-tuning reads texts whole, leave it out")
         if training.max_eval_rows:
             raise UserError("training.max_eval_rows: belongs to pretraining; the task's validation side is read whole")
-        return cls(section(sections, "model", FinetuneModel), section(sections, "data", TaskConfig), training)
+        data = section(sections, "data", TaskConfig)
+        if training.patience is not None and data.selection_fraction is None:
+            raise UserError("training.patience: counts evaluations on a selection part; set data.selection_fraction")
+        if training.save_every and data.selection_fraction is not None:
+            raise UserError("training.save_every: with data.selection_fraction every evaluation saves; leave it out")
+        return cls(section(sections, "model", FinetuneModel), data, training)
 
 
 def finetune(
@@ -98,45 +107,54 @@ def finetune(
     checkpoint = resolve_checkpoint(recipe.model.checkpoint)
     tokenizer = load_tokenizer(str(checkpoint))
     task = task or load_task(recipe.data)
+    training = recipe.training
     model = _load_classifier(recipe, checkpoint, task)
-    prepare_kernels(model, recipe.training)
-    plain = resolved(model=recipe.model, data=recipe.data, training=recipe.training)
-    run = RunFolder(recipe.training.output_dir, plain, recipe.training.seed)
+    plain = resolved(model=recipe.model, data=recipe.data, training=training)
+    run = RunFolder(training.output_dir, plain, training.seed)
     if run.result is not None:
         return run.result
-    separate = CLASSIFIER_HEADS[recipe.model.classifier_head].separate_texts
-    sides = {"train": task.train, "validation": task.validation}
-    rows = {
-        side: tokenize_task(examples, tokenizer, recipe.data.max_length, separate) for side, examples in sides.items()
-    }
-    labels = asked(rows["validation"])
-    for side in rows:
-        if task.kind == "token_classification" and not any(map(len, asked(rows[side]))):
-            raise UserError(f"data.{side}: no word has a token within data.max_length, so that nothing can be scored")
+    rows = _rows(task, tokenizer, recipe)
     run.begin()
-    training = recipe.training
     if training.threads:
         torch.set_num_threads(training.threads)
-    sizes = training.sizes(len(rows["train"]))
-    per_epoch = max(len(rows["train"]) // training.batch_size, 1)
     collator = TaskCollator(tokenizer, model.config.max_position_embeddings)
-    order = LengthGrouped(text_lengths(rows["train"]), sizes.first_row)
-    held_out = rows["validation"].select(evaluation_order(rows["validation"]))
+    asking = Asking(collator, training.eval_batch_size, training.precision == "bf16")
+
+    def scores(answers: Answers, side: str) -> dict[str, float | None]:
+        return score(task.metrics, answers, asked(rows[side]))
+
+    def selection_scores(model: torch.nn.Module) -> dict[str, float | None]:
+        try:
+            return scores(predict(model, rows["selection"], asking), "selection")
+        except TrainingDiverged:
+            return {}
+
+    selection = Selection(task.metrics[0], selection_scores, training.patience) if task.selection else None
+    sizes = training.sizes(len(rows["train"]))
     trainer, _ = run_trainer(
         model,
         run,
-        replace(training, eval_every=training.eval_every or per_epoch),
+        _evaluated(training, max(len(rows["train"]) // training.batch_size, 1), sizes.steps, selection),
         sizes,
         title,
-        train_dataset=ExampleStream(rows["train"], int(sizes.first_row[-1]), training.seed, order),
-        eval_dataset=ExampleStream(held_out, len(held_out), None),
+        train_dataset=_in_training(rows["train"], sizes, training.seed),
+        eval_dataset=_in_evaluation(rows["selection" if selection else "validation"]),
         data_collator=collator,
         eval_collator=collator,
         processing_class=tokenizer,
         model_card=lambda state: model_card(model.config, plain, state.log_history),
+        selection=selection,
     )
-    asking = (training.eval_batch_size, training.precision == "bf16")
-    predictions = predict(model, rows["validation"], collator, *asking)
+    chosen = {}
+    if selection is not None:
+        log = log_of(list_checkpoints(training.output_dir))
+        best = selection.best_checkpoint(training.output_dir, log)
+        model = _load_classifier(recipe, best, task).to(trainer.args.device)
+        trainer.accelerator.wait_for_everyone()
+        if trainer.is_world_process_zero():
+            drop_later_checkpoints(best)
+        chosen = {"selection": selection.summary(log)}
+    predictions, labels = predict(model, rows["validation"], asking), asked(rows["validation"])
     result = {
         "verb": "finetune",
         "task": task.name,
@@ -145,10 +163,9 @@ def finetune(
         "examples": {side: len(rows[side]) for side in rows},
         **_words(task, labels),
         "baselines": dict(baselines or {}),
-        "scores": score(task.metrics, predictions, labels),
-        "controls": concept_controls(
-            model, rows["validation"], collator, lambda found: score(task.metrics, found, labels), *asking
-        ),
+        "scores": scores(predictions, "validation"),
+        "controls": concept_controls(model, rows["validation"], asking, lambda found: scores(found, "validation")),
+        **chosen,
         "steps": sizes.steps,
         "checkpoint": str(resolve_checkpoint(training.output_dir).relative_to(training.output_dir)),
     }
@@ -157,6 +174,35 @@ def finetune(
         write_atomically(run.path / "predictions.json", json.dumps(answers) + "\n")
         run.write_json("result.json", result)
     return result
+
+
+def _rows(task: TaskData, tokenizer: PreTrainedTokenizerBase, recipe: FinetuneRecipe) -> dict[str, Dataset]:
+    """The tokenised rows of each side."""
+    separate = CLASSIFIER_HEADS[recipe.model.classifier_head].separate_texts
+    sides = {"train": task.train, "selection": task.selection, "validation": task.validation}
+    rows = {
+        side: tokenize_task(examples, tokenizer, recipe.data.max_length, separate)
+        for side, examples in sides.items()
+        if examples is not None
+    }
+    for side in rows:
+        if task.kind == "token_classification" and not any(map(len, asked(rows[side]))):
+            raise UserError(f"data.{side}: no word has a token within data.max_length, so that nothing can be scored")
+    return rows
+
+
+def _evaluated(training: TrainingConfig, per_epoch: int, steps: int, selection: Selection | None) -> TrainingConfig:
+    """Evaluated after every epoch unless the recipe says when; a checkpoint that may be chosen is saved with it."""
+    every = training.eval_every or min(per_epoch, steps)
+    return replace(training, eval_every=every, save_every=every if selection else training.save_every)
+
+
+def _in_training(rows: Dataset, sizes: StepSizes, seed: int) -> ExampleStream:
+    return ExampleStream(rows, int(sizes.first_row[-1]), seed, LengthGrouped(text_lengths(rows), sizes.first_row))
+
+
+def _in_evaluation(rows: Dataset) -> ExampleStream:
+    return ExampleStream(rows.select(evaluation_order(rows)), len(rows), None)
 
 
 def _load_classifier(recipe: FinetuneRecipe, checkpoint: Path, task: TaskData) -> Classifier:
@@ -182,6 +228,7 @@ def _load_classifier(recipe: FinetuneRecipe, checkpoint: Path, task: TaskData) -
             f"data.max_length: {recipe.data.max_length} tokens exceed the checkpoint's {longest}; "
             f"set data.max_length={longest}"
         )
+    prepare_kernels(model, recipe.training)
     return model
 
 

@@ -1,6 +1,7 @@
 """What a fine-tuned model answers on held-out texts, with its concepts and without."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -8,12 +9,22 @@ import torch
 from datasets import Dataset
 from torch import Tensor
 
+from concept_encoder.errors import TrainingDiverged
 from concept_encoder.model.interventions import shuffled, zeroed
 from concept_encoder.model.losses import IGNORE
 from concept_encoder.model.pooling import CLASSIFIER_HEADS
 from concept_encoder.training.batches import TaskCollator, text_lengths
 
 Answers = list[Any]  # of each text: a class number, a number, or the class numbers of its labelled tokens `[W]`
+
+
+@dataclass(frozen=True)
+class Asking:
+    """How texts are given to a model: batches of at most so many, in bf16 (autocast) or not."""
+
+    collator: TaskCollator
+    batch_size: int
+    bf16: bool = False
 
 
 def evaluation_order(rows: Dataset) -> np.ndarray:
@@ -23,19 +34,22 @@ def evaluation_order(rows: Dataset) -> np.ndarray:
 
 
 @torch.no_grad()
-def predict(
-    model: torch.nn.Module, rows: Dataset, collator: TaskCollator, batch_size: int, bf16: bool = False, **inputs: Any
-) -> Answers:
-    """The model's answers, in the order of `rows` (batches are made of texts of like length, two texts at least)."""
+def predict(model: torch.nn.Module, rows: Dataset, asking: Asking, **inputs: Any) -> Answers:
+    """The model's answers, in the order of `rows` (batches are made of texts of like length, two texts at least).
+
+    Raises `TrainingDiverged` when an answer is not finite.
+    """
     model.eval()
     order = evaluation_order(rows)
     answers: Answers = [None] * len(rows)
-    parts = max(min(-(-len(rows) // batch_size), len(rows) // 2), 1)
+    parts = max(min(-(-len(rows) // asking.batch_size), len(rows) // 2), 1)
     for chosen in np.array_split(order, parts):
-        batch = collator([rows[i] for i in chosen.tolist()])
+        batch = asking.collator([rows[i] for i in chosen.tolist()])
         labels = batch.pop("labels")
-        with torch.autocast(model.device.type, torch.bfloat16, enabled=bf16):
+        with torch.autocast(model.device.type, torch.bfloat16, enabled=asking.bf16):
             logits = model(**{name: value.to(model.device) for name, value in batch.items()}, **inputs).logits
+        if not logits.isfinite().all():
+            raise TrainingDiverged("training has diverged: the model answers nan; lower training.learning_rate")
         for i, answer in zip(chosen, _answers(logits.float().cpu(), labels)):
             answers[i] = answer
     return answers
@@ -49,13 +63,8 @@ def asked(rows: Dataset) -> Answers:
 
 
 def concept_controls(
-    model: Any,
-    rows: Dataset,
-    collator: TaskCollator,
-    score: Callable[[Answers], dict],
-    batch_size: int,
-    bf16: bool = False,
-) -> dict[str, Any]:
+    model: Any, rows: Dataset, asking: Asking, score: Callable[[Answers], dict[str, float | None]]
+) -> dict[str, dict[str, float | None]]:
     """The same scores after the concepts are exchanged between texts of like length and after they are set to zero.
 
     A head that keeps its score here does not use the concepts. Empty for a model without concepts; a single text has
@@ -69,10 +78,7 @@ def concept_controls(
     changes = {"concepts shuffled": shuffled(everyone, apart=texts), "concepts zeroed": zeroed(everyone)}
     if len(rows) == 1:
         del changes["concepts shuffled"]
-    return {
-        name: score(predict(model, rows, collator, batch_size, bf16, concept_intervention=change))
-        for name, change in changes.items()
-    }
+    return {name: score(predict(model, rows, asking, concept_intervention=change)) for name, change in changes.items()}
 
 
 def _answers(logits: Tensor, labels: Tensor) -> Answers:

@@ -45,6 +45,8 @@ class TrainingConfig:
         log_every: in steps.
         keep_checkpoints: how many of the last checkpoints stay.
         max_eval_rows: held-out rows that one evaluation reads; 0 means all.
+        patience: fine-tuning with `data.selection_fraction` stops after so many evaluations without a better one; None
+            means that it runs to its end.
         threads: CPU threads; 0 leaves the choice to torch.
     """
 
@@ -74,6 +76,7 @@ class TrainingConfig:
     log_every: int = 10
     keep_checkpoints: int = 2
     max_eval_rows: int = 0
+    patience: int | None = None
     num_workers: int = 0
     threads: int = 0
     report_to: list[str] = field(default_factory=list)
@@ -85,6 +88,8 @@ class TrainingConfig:
         for name in ("max_steps", "eval_every", "save_every", "num_workers", "threads", "seed", "max_eval_rows"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}: {getattr(self, name)} is negative")
+        if self.patience is not None and self.patience < 1:
+            raise ValueError(f"patience: {self.patience} is not positive; leave it out to train to the end")
         if not self.max_steps and not 0 < self.epochs < math.inf:
             raise ValueError(f"epochs: {self.epochs} is not a positive number; give epochs or max_steps")
         for name in ("learning_rate", "adamw_learning_rate", "max_grad_norm"):

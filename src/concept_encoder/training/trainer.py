@@ -23,6 +23,7 @@ from concept_encoder.training.concept_objective import ConceptObjective, Concept
 from concept_encoder.training.optimizers import make_optimizer
 from concept_encoder.training.run_folder import RunFolder
 from concept_encoder.training.schedule import MicroBatches, StepSizes
+from concept_encoder.training.selection import EarlyStop, Selection, log_of
 from concept_encoder.training.settings import TrainingConfig, micro_batches, training_arguments
 
 _NO_SPACE = ("No space left", "PytorchStreamWriter failed", "inline_container", "os error 28")
@@ -36,6 +37,7 @@ class ConceptTrainer(Trainer):
         eval_collator: collates held-out rows (with masks that no run's seed changes).
         model_card: text of the README.md written with every checkpoint, given the trainer's state.
         concept_objective: adds a concept loss to the loss of training steps; evaluation stays with the task's.
+        selection: scores every evaluation and keeps the best checkpoint beside the last ones.
     """
 
     def __init__(
@@ -46,10 +48,11 @@ class ConceptTrainer(Trainer):
         eval_collator: Callable[[list], dict],
         model_card: Callable[[Any], str],
         concept_objective: ConceptObjective | None = None,
+        selection: Selection | None = None,
         **kwargs: Any,
     ):
         self.config, self.sizes, self.eval_collator, self.model_card = config, sizes, eval_collator, model_card
-        self.concept_objective = concept_objective
+        self.concept_objective, self.selection = concept_objective, selection
         self._saving = config.output_dir / "checkpoints" / ".saving"
         super().__init__(*args, **kwargs)
         # Trap: with **kwargs in a model's forward the Trainer guesses; ours says it in its signature.
@@ -106,6 +109,9 @@ class ConceptTrainer(Trainer):
                 asked = int((batch["labels"] != IGNORE).sum())
                 total, count = total + float(model(**batch).loss) * asked, count + asked
         metrics = {"eval_loss": total / count}
+        if self.selection is not None:
+            scores = self.selection.score(self.model)
+            metrics |= {f"eval_{name}": value for name, value in scores.items() if value is not None}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
@@ -144,7 +150,10 @@ class ConceptTrainer(Trainer):
             shutil.rmtree(final, ignore_errors=True)
             os.replace(self._saving / name, final)
             shutil.rmtree(self._saving)
-            rotate_checkpoints(output_dir=str(final.parent), save_total_limit=self.config.keep_checkpoints)
+            best = None
+            if self.selection is not None:
+                best = str(self.selection.best_checkpoint(self.config.output_dir, self.state.log_history))
+            rotate_checkpoints(str(final.parent), self.config.keep_checkpoints, best_model_checkpoint=best)
         self.accelerator.wait_for_everyone()
 
 
@@ -177,6 +186,10 @@ def run_trainer(
         if checkpoints:
             trainer.concept_objective.load(checkpoints[-1])
     set_seed(config.seed)
+    if trainer.selection is not None:
+        trainer.add_callback(EarlyStop(trainer.selection))
+        if trainer.selection.is_over(log_of(checkpoints)):
+            return trainer, record
     trainer.train(resume_from_checkpoint=str(checkpoints[-1]) if checkpoints else None)
     return trainer, record
 
