@@ -33,11 +33,11 @@ def _yaml(text: str) -> Any:
     return yaml.load(text, Loader=_UniqueKeyLoader)  # a SafeLoader: no code runs
 
 
-def load_yaml(path: str | Path) -> dict[str, Any]:
-    """Read a YAML mapping. Raises `UserError` with the file and line when it is not one."""
+def load_yaml(path: str | Path, kind: str = "recipe") -> dict[str, Any]:
+    """Read a YAML mapping, a `kind` of file. Raises `UserError` with the file and line when it is not one."""
     path = Path(path)
     if not path.is_file():
-        raise UserError(f"{path}: no such recipe file")
+        raise UserError(f"{path}: no such {kind} file")
     try:
         content = _yaml(path.read_text(encoding="utf-8"))
     except UserError as error:
@@ -52,7 +52,7 @@ def load_yaml(path: str | Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:  # an impossible date; brackets without end
         raise UserError(f"{path}: not valid YAML ({str(error)[:80]})") from None
     if not isinstance(content, dict):
-        raise UserError(f"{path}: a recipe is a mapping of sections, found {type(content).__name__}")
+        raise UserError(f"{path}: a {kind} is a mapping, found {type(content).__name__}")
     return content
 
 

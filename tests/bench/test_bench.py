@@ -141,6 +141,7 @@ def test_peak_memory_is_of_the_step_alone():
         (["body", "--models", "bart"], "--models: no contestant is called 'bart'; did you mean"),
         (["body", "--lengths", "12x"], "--lengths: '12x' is no list of numbers"),
         (["body", "--lengths", "4"], "--lengths: '4' holds none, one that is too short"),
+        (["body", "--models", "bert,x.py"], "--models: 'x.py' is a file; give it as --peer"),
         (["body", "--peer", "none.py"], "--peer: none.py does not exist"),
         (["body", "--repeats", "0"], "--repeats: 0 is too small or too large; 1 or more"),
         (["body", "--hidden-size", "30"], "--hidden-size: 30 is no multiple of --heads 8"),

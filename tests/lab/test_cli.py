@@ -80,7 +80,7 @@ def test_stop_works_without_a_scheduler(capsys, program, write_plan, tmp_path, m
     ("arguments", "message"),
     [
         (["rnu", "PLAN"], "plan rnu: no such command; did you mean 'run'"),
-        (["check", "nothing.yaml"], "nothing.yaml: no such recipe file"),
+        (["check", "nothing.yaml"], "nothing.yaml: no such plan file"),
         (["status", "PLAN"], "no store of a plan; start one with concept-encoder plan run"),
         (["check", "PLAN", "--quick", "--gpus", "0"], "experiments.a.resources.gpus: 4, but this machine has 0"),
         (["run", "PLAN", "--gpus", "1"], "experiments.a.resources.gpus: 4, but this machine has 1"),

@@ -1,13 +1,15 @@
 """What stops a run early, and what does not."""
 
+import json
 import math
+from itertools import pairwise
 
 import pytest
 
 from concept_encoder.lab.early import EarlyStops, hopeless, reason_to_stop
 from concept_encoder.lab.failures import diagnose, mask
 from concept_encoder.lab.gates import parse_gate
-from concept_encoder.lab.progress import MetricsTail, duration, figures, sparkline, steps_in_log
+from concept_encoder.lab.progress import MetricsTail, duration, figures, glance, sparkline, steps_in_log
 
 
 def stream(losses=(), held_out=(), rates=()):
@@ -102,3 +104,14 @@ def test_sparkline():
     assert sparkline([1, 2, 3]) == "▁▄█" or sparkline([1, 2, 3]) == "▁▅█"
     assert sparkline([1, math.nan, 2]) == "▁!█"
     assert len(sparkline(range(1000))) == 12
+
+
+def test_a_glance_at_a_long_file_is_a_sample_from_first_to_last(tmp_path):
+    lines = [json.dumps({"step": step, "loss": 5 / step, "time": float(step)}) + "\n" for step in range(1, 20_001)]
+    (tmp_path / "metrics.jsonl").write_text("".join(lines) + '{"step": 20001, "lo')
+    whole, some = MetricsTail(tmp_path).read(), glance(tmp_path)
+    assert (some[0], some[-1]) == (whole[0], whole[-1])
+    assert len(some) < len(whole) / 4
+    assert max(b["step"] - a["step"] for a, b in pairwise(some)) < 1000
+    assert glance(tmp_path, size=10**6) == whole
+    assert glance(tmp_path / "nowhere") == []

@@ -26,6 +26,24 @@ A = {"id": "a"}
             [{"id": "a", "verb": "bench", "recipe": None, "overrides": {"options.peer": "evil.py"}}],
             "experiments.a.overrides.options.peer: not in a plan",
         ),
+        (
+            [{"id": "a", "verb": "bench", "recipe": None, "overrides": {"options.peer=evil.py": True}}],
+            "experiments.a.overrides.options.peer=evil.py: no option of bench can be called so",
+        ),
+        ([{"hypothesis": "x"}], "plan.experiments[0].id: missing"),
+        (
+            [{"id": "a", "expect": {"metric": [], "direction": "up", "by": 1, "against": 2}}],
+            "experiments.a.expect.metric: an empty list; name one at least",
+        ),
+        (
+            [
+                {
+                    "id": "a",
+                    "expect": {"metric": "eval_loss", "direction": "up", "by": 0, "relative": True, "against": 2},
+                }
+            ],
+            "experiments.a.expect.by: 0.0 is no factor",
+        ),
         ([{"id": "a/b"}], "experiments.a/b.id: 'a/b' cannot name a folder"),
         ([{"id": "a", "verb": "pretrian"}], "experiments.a.verb: no run is called 'pretrian'; did you mean 'pretrain'"),
         ([{"id": "a", "resources": {"gpu": 1}}], "experiments.a.resources.gpu: no such field; did you mean 'gpus'"),

@@ -79,6 +79,8 @@ def _options(given: dict) -> "BenchOptions":  # noqa: F821
     from concept_encoder.bench.sizes import Sizes
     from concept_encoder.errors import UserError
 
+    if files := [name for name in _words(given["models"]) if name.endswith(".py")]:  # what runs code says so
+        raise UserError(f"--models: {files[0]!r} is a file; give it as --peer")
     models = list(dict.fromkeys([*_words(given["models"]), *given["peers"]]))
     if not models:
         raise UserError("--models: nobody is named; give one at least")

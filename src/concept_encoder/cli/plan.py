@@ -53,7 +53,7 @@ def check(
 
     With --gpus N it is checked for a machine with N GPUs, with --on for the machines of an engine.
     """
-    from concept_encoder.cli.plan_check import check_recipes, size_rows
+    from concept_encoder.cli.plan_check import check_recipes, measured_rates, size_table
     from concept_encoder.cli.show import show_table
     from concept_encoder.lab.cost import cost
     from concept_encoder.lab.engines import open_engine
@@ -73,8 +73,9 @@ def check(
         rows.append([experiment.id, experiment.priority, needs, len(own), resources.gpus, resources.hours])
     show_table(loaded.title, ["experiment", "priority", "needs", "runs", "GPUs a run", "hours a run"], rows)
     if sizes:
-        header = ["largest run of", "parameters", "memory in training", "FLOPs"]
-        show_table("Estimated size (weights, gradients, AdamW, activations)", header, list(size_rows(sizes)))
+        before = _store_before(plan, store)
+        rates = measured_rates(before.states()) if before else {}
+        show_table("Estimated size (weights, gradients, AdamW, activations)", *size_table(sizes, rates))
     click.echo(
         f"{found.runs} runs, {found.gpu_hours:,.1f} GPU hours and {found.cpu_hours:,.1f} CPU-slot hours by the plan's "
         "own estimates"
@@ -277,12 +278,18 @@ def _folder(plan: str, store: str | None) -> Path:
     return Path(store) if store else Path("runs") / Path(plan).stem
 
 
-def _engine_before(plan: str, store: str | None) -> str:
-    """Where the runs of this store were given to the last time."""
+def _store_before(plan: str, store: str | None) -> Any | None:
+    """The store, where there is one already."""
     from concept_encoder.lab.store import Store
 
     folder = _folder(plan, store)
-    return Store(folder, create=False).engine if (folder / "plan.db").is_file() else "local"
+    return Store(folder, create=False) if (folder / "plan.db").is_file() else None
+
+
+def _engine_before(plan: str, store: str | None) -> str:
+    """Where the runs of this store were given to the last time."""
+    before = _store_before(plan, store)
+    return before.engine if before else "local"
 
 
 def _one(states: list, name: str) -> Any:

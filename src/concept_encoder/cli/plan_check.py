@@ -1,24 +1,44 @@
 """The part of `plan check` that needs torch: every recipe built without weights, every corpus and task opened."""
 
-from collections.abc import Iterator, Sequence
+import importlib
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
 from typing import Any
 
+import click
+
 from concept_encoder.errors import UserError
+from concept_encoder.lab.progress import duration
 from concept_encoder.lab.runs import Run
+from concept_encoder.lab.store import State
+from concept_encoder.lab.verbs import VERBS, command_line, read_result
+
+Rates = Mapping[bool, float]  # on GPUs (True), on a CPU slot (False): FLOP/s of one device in training
 
 
 @dataclass(frozen=True)
 class Size:
-    """Of an experiment's largest run: parameters, bytes on one device in training, FLOPs of all steps (or None)."""
+    """An experiment's largest run.
+
+    Attributes:
+        memory: bytes on one device in training.
+        flops_per_token: of training, forward and backward.
+        tokens: of all steps; None where epochs decide.
+    """
 
     parameters: int
     memory: float
-    flops: float | None
+    flops_per_token: float
+    tokens: int | None
+    gpus: int
 
 
 def check_recipes(runs: Sequence[Run], data: bool = True) -> dict[str, Size]:
-    """Refuse what a run would refuse after its start: sections, columns, missing data. Returns sizes by experiment.
+    """Refuse what a run would refuse after its start: sections, options, columns, missing data.
+
+    Returns sizes by experiment.
 
     Args:
         data: open corpora and tasks too.
@@ -29,11 +49,12 @@ def check_recipes(runs: Sequence[Run], data: bool = True) -> dict[str, Size]:
     opened: set[str] | None = set() if data else None
     seen: set[str] = set()
     for run in runs:
-        if run.id in seen or not run.verb.takes_recipe:
+        if run.id in seen:
             continue
         seen.add(run.id)
+        check = {"pretrain": _pretraining, "finetune": _finetuning}.get(run.verb.name, _options)
         try:
-            size = _pretraining(run, opened) if run.verb.name == "pretrain" else _finetuning(run, opened)
+            size = check(run, opened)
         except (UserError, ValueError) as error:
             raise UserError(f"{run.name}: {error}") from None
         if size and size.memory >= sizes.get(run.experiment.id, size).memory:
@@ -68,7 +89,7 @@ def _pretraining(run: Run, opened: set[str] | None) -> Size:
     bytes_each = 2 if training.precision == "bf16" else 4
     memory = 16 * parameters + texts * counted.activation_bytes * bytes_each / 4
     tokens = training.max_steps * training.batch_size * recipe.data.sequence_length
-    return Size(parameters, memory, 3 * counted.flops_per_token * tokens if tokens else None)
+    return Size(parameters, memory, 3 * counted.flops_per_token, tokens or None, run.experiment.resources.gpus)
 
 
 _COSTS: dict[Any, Any] = {}  # many runs share a model
@@ -93,8 +114,61 @@ def _finetuning(run: Run, opened: set[str] | None) -> None:
         opened.add(repr(recipe.data))
 
 
-def size_rows(sizes: dict[str, Size]) -> Iterator[list[Any]]:
-    """Rows of a table: experiment, parameters, memory, FLOPs."""
-    for name, size in sizes.items():
-        flops = "by epochs" if size.flops is None else f"{size.flops:.2g}"
-        yield [name, size.parameters, f"{size.memory / 2**30:,.2f} GiB", flops]
+def _options(run: Run, opened: set[str] | None) -> None:
+    """A command without a recipe: its options are parsed as the command itself does, and what they name is opened."""
+    from concept_encoder.model.loading import resolve_checkpoint
+
+    command = importlib.import_module(f"concept_encoder.cli.{run.verb.name}").command
+    words = command_line(run.verb, _sections(run), Path(), Path("unused"), 0)
+    try:
+        given = command.make_context(run.verb.name, words[words.index(run.verb.name) + 1 :]).params
+    except click.UsageError as error:
+        raise UserError(f"options: {' '.join(error.format_message().split())}") from None
+    if run.verb.name != "analyze":
+        return
+    if "options.checkpoint" not in run.inputs:
+        resolve_checkpoint(given["checkpoint"])
+    source = (given["texts"], given["text_column"], given["split"])
+    if opened is not None and given["texts"] not in (None, "quickstart") and repr(source) not in opened:
+        from concept_encoder.data.sources import read_texts
+
+        next(read_texts(source[0], source[1], split=source[2]), None)
+        opened.add(repr(source))
+
+
+def measured_rates(states: Iterable[State]) -> Rates:
+    """What the finished pretrainings of a store have reached, the median."""
+    found: dict[bool, list[float]] = {}
+    for state in states:
+        result = read_result(VERBS["pretrain"], Path(state.folder)) if state.state == "done" else None
+        if result and result.get("flops_per_token") and result.get("tokens_per_second"):
+            rate = 3 * result["flops_per_token"] * result["tokens_per_second"] / max(state.gpus, 1)
+            found.setdefault(state.gpus > 0, []).append(rate)
+    return {on_gpu: median(rates) for on_gpu, rates in found.items()}
+
+
+def size_table(sizes: Mapping[str, Size], rates: Rates) -> tuple[list[str], list[list[Any]]]:
+    """Header and rows: experiment, parameters, memory, FLOPs, and the time that they take at a measured rate."""
+    header = ["largest run of", "parameters", "memory in training", "FLOPs"]
+    return header + ["time at the measured rate"] * bool(rates), [
+        [
+            name,
+            size.parameters,
+            f"{size.memory / 2**30:,.2f} GiB",
+            _flops(size),
+            *([_time(size, rates)] if rates else []),
+        ]
+        for name, size in sizes.items()
+    ]
+
+
+def _flops(size: Size) -> str:
+    return f"{size.flops_per_token:.2g} a token" if size.tokens is None else f"{size.flops_per_token * size.tokens:.2g}"
+
+
+def _time(size: Size, rates: Rates) -> str:
+    rate = rates.get(size.gpus > 0)
+    if rate is None:
+        return "–"
+    seconds = size.flops_per_token * (size.tokens or 1e9) / (rate * max(size.gpus, 1))
+    return duration(seconds) + (" for 1e9 tokens" if size.tokens is None else "")

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from concept_encoder.lab.failures import mask
-from concept_encoder.lab.progress import MetricsTail, duration, figures
+from concept_encoder.lab.progress import duration, figures, glance
 from concept_encoder.lab.store import State, Store
 
 _STYLES = {"done": "green", "running": "bold", "failed": "red", "stopped": "yellow", "skipped": "dim", "waiting": ""}
@@ -60,7 +60,7 @@ def _latest(group: list[State], count: int) -> list[State]:
 def _cells(state: State, store: Store) -> list[Text]:
     found: dict[str, Any] = dict(state.figures)
     if state.state == "running":
-        found = figures(MetricsTail(Path(state.folder)).read(), state.steps)
+        found = figures(glance(Path(state.folder)), state.steps)
     now, before = time.time(), state.seconds
     seconds = before + (now - state.started if state.state == "running" and state.started else 0.0)
     step = found.get("step")

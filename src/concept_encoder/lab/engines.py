@@ -37,7 +37,7 @@ def _slurm(asked: Asked) -> Engine:
 
     if asked.gpus is not None:
         raise UserError("--gpus: Slurm has them; the plan's resources say how many a run gets")
-    return SlurmEngine({} if asked.file is None else load_yaml(asked.file), asked.slots or 200)
+    return SlurmEngine({} if asked.file is None else load_yaml(asked.file, "settings"), asked.slots or 200)
 
 
 ENGINES: dict[str, Callable[[Asked], Engine]] = {"local": _local, "slurm": _slurm}  # each imports what it needs

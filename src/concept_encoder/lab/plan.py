@@ -1,5 +1,6 @@
 """The plan file: experiments with what they claim, need, cost and decide; every field is checked when it is read."""
 
+import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
@@ -31,6 +32,12 @@ class Expected:
     by: float
     against: float | str
     relative: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.metrics:
+            raise ValueError("metric: an empty list; name one at least")
+        if not math.isfinite(self.by) or (self.relative and self.by <= 0):
+            raise ValueError(f"by: {self.by} is no {'factor' if self.relative else 'size of an effect'}")
 
     @property
     def metrics(self) -> list[str]:
@@ -174,7 +181,11 @@ def is_reference(value: Any) -> bool:
 def load_plan(path: str | Path) -> Plan:
     """Read and check a plan file. Raises `UserError` in one line that names the field."""
     path = Path(path)
-    plan = from_mapping(Plan, {**load_yaml(path), "folder": str(path.parent)}, "plan")
+    content = load_yaml(path, "plan")
+    for name in ("title", "experiments"):
+        if name not in content:
+            raise UserError(f"{path}: {name}: missing; a plan has title and experiments")
+    plan = from_mapping(Plan, {**content, "folder": str(path.parent)}, "plan")
     if not plan.experiments:
         raise UserError("plan.experiments: empty; a plan has at least one")
     experiments = [_experiment(raw, place, plan.defaults) for place, raw in enumerate(plan.experiments)]
@@ -187,6 +198,8 @@ def load_plan(path: str | Path) -> Plan:
 def _experiment(raw: Any, place: int, defaults: Mapping[str, Any]) -> Experiment:
     if not isinstance(raw, Mapping):
         raise UserError(f"plan.experiments[{place}]: expected fields, found {raw!r}")
+    if "id" not in raw:
+        raise UserError(f"plan.experiments[{place}].id: missing; every experiment has an id of its own")
     known = [each.name for each in fields(Experiment)]
     for name in defaults:
         if name not in known:

@@ -16,7 +16,7 @@ class MetricsTail:
 
     def __init__(self, folder: Path):
         self.folder, self.file = folder, folder / "metrics.jsonl"
-        self.offset, self._records = 0, {}
+        self.offset, self._records, self._sorted = 0, {}, []
 
     def read(self) -> list[dict[str, Any]]:
         """All records in order of steps; after a resume the later record of a step counts."""
@@ -26,15 +26,43 @@ class MetricsTail:
                 lines = file.read().split(b"\n")
         except FileNotFoundError:
             return []
-        self.offset += sum(len(line) + 1 for line in lines[:-1])
-        for line in lines[:-1]:
-            try:
-                record = json.loads(line)
-            except ValueError:
-                continue
-            if isinstance(record, dict) and isinstance(record.get("step"), int):
-                self._records[record["step"], "eval_loss" in record] = record
-        return [self._records[key] for key in sorted(self._records)]
+        if len(lines) > 1:
+            self.offset += sum(len(line) + 1 for line in lines[:-1])
+            self._records |= _by_step(lines[:-1])
+            self._sorted = [self._records[key] for key in sorted(self._records)]
+        return self._sorted
+
+
+def glance(folder: Path, pieces: int = 24, size: int = 8192) -> list[dict[str, Any]]:
+    """Records of a run's metrics.jsonl in order of steps: of a long file only pieces, from its first to its last."""
+    try:
+        with open(folder / "metrics.jsonl", "rb") as file:
+            length = file.seek(0, 2)
+            if length <= pieces * size:
+                file.seek(0)
+                lines = file.read().split(b"\n")[:-1]
+            else:
+                lines = []
+                for piece in range(pieces):
+                    start = piece * (length - size) // (pieces - 1)
+                    file.seek(start)
+                    lines += file.read(size).split(b"\n")[1 if start else 0 : -1]  # cut off at both ends
+    except FileNotFoundError:
+        return []
+    records = _by_step(lines)
+    return [records[key] for key in sorted(records)]
+
+
+def _by_step(lines: Iterable[bytes]) -> dict[tuple[int, bool], dict[str, Any]]:
+    found = {}
+    for line in lines:
+        try:
+            record = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(record, dict) and isinstance(record.get("step"), int):
+            found[record["step"], "eval_loss" in record] = record
+    return found
 
 
 def figures(records: Sequence[Mapping[str, Any]], steps: int | None) -> dict[str, Any]:

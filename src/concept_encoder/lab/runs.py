@@ -129,7 +129,10 @@ def _run(
         if section not in allowed or not dot:
             hint = nearest(section, allowed) if verb.takes_recipe else f"{verb.name} takes options.name"
             raise UserError(f"{where}.overrides.{name}: write section.field; {hint}")
-        if str(name).partition(".")[2].replace("-", "_") in verb.refused:
+        option = str(name).partition(".")[2].replace("-", "_")
+        if not verb.takes_recipe and not re.fullmatch(r"[a-z][a-z_]*", option):  # an option, and nothing but one
+            raise UserError(f"{where}.overrides.{name}: no option of {verb.name} can be called so")
+        if not verb.takes_recipe and option in ("output", "help", *verb.refused):
             raise UserError(f"{where}.overrides.{name}: not in a plan; call {verb.name} yourself for that")
     inputs = {
         name: _referred(value["run"], seed, of_experiment, f"{where}.{name}").id

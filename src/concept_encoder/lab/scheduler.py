@@ -4,6 +4,7 @@ Its memory is the store: it may be killed between any two lines and started agai
 """
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,7 @@ class Scheduler:
         store.set_plan([self._planned(run) for run in runs])
         self.states = {state.id: state for state in store.states()}
         self.tails: dict[str, MetricsTail] = {}
+        self._judged: dict[str, int] = {}  # how far into its metrics a run was judged
         self.halted = ""  # why nothing new starts
         again = ("skipped", "failed", "stopped") if retry else ("skipped",)
         for state in self.states.values():
@@ -173,10 +175,12 @@ class Scheduler:
 
     def _reason_to_stop(self, run: Run, state: State) -> str | None:
         records = self._records(run)
+        news = len(records) and self._judged.get(run.id) != self.tails[run.id].offset
+        self._judged[run.id] = self.tails[run.id].offset
         rules, hours = run.experiment.early, (state.seconds + time.time() - (state.started or 0)) / 3600
         gates = [gate for _, gate in run.experiment.gate_list() if gate.after is not None]
-        reason = reason_to_stop(records, rules, gates, hours, run.experiment.resources.hours)
-        if reason or rules.pruner is None:
+        reason = reason_to_stop(records if news else (), rules, gates, hours, run.experiment.resources.hours)
+        if reason or rules.pruner is None or not news:
             return reason
         others = [
             self._records(other)
@@ -258,8 +262,5 @@ class Scheduler:
 
 
 def log_tail(lines: Iterable[str], length: int = 20_000) -> str:
-    """The last `length` characters of a log."""
-    kept = ""
-    for line in lines:
-        kept = (kept + line)[-length:]
-    return kept
+    """The last `length` characters of a log (of its last thousand lines)."""
+    return "".join(deque(lines, maxlen=1000))[-length:]

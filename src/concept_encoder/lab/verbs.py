@@ -24,7 +24,7 @@ class Verb:
     Attributes:
         takes_recipe: called with a recipe file; otherwise with the fields `options.…`.
         positional: the option that is given without its name.
-        refused: options that no plan may give: the lab's own, and those that would run code.
+        refused: options that no plan may give, as they would run code; nor may it give `--output` and `--help`.
         result: the file that a finished run leaves in its folder.
     """
 
@@ -40,9 +40,9 @@ VERBS = {
     for verb in (
         Verb("pretrain", takes_recipe=True),
         Verb("finetune", takes_recipe=True),
-        Verb("analyze", takes_recipe=False, result="analysis.json", positional="checkpoint", refused=("output",)),
-        Verb("probe", takes_recipe=False, result="probe.json", positional="checkpoint", refused=("output",)),
-        Verb("bench", takes_recipe=False, result="bench.json", positional="mode", refused=("output", "peer")),
+        Verb("analyze", takes_recipe=False, result="analysis.json", positional="checkpoint"),
+        Verb("probe", takes_recipe=False, result="probe.json", positional="checkpoint"),
+        Verb("bench", takes_recipe=False, result="bench.json", positional="mode", refused=("peer",)),
     )
 }
 
