@@ -103,12 +103,12 @@ def _parameters(config: Any) -> int:
 
 def _finetuning(run: Run, opened: set[str] | None) -> None:
     from concept_encoder.data.tasks import load_task
-    from concept_encoder.model.loading import resolve_checkpoint
+    from concept_encoder.training.classifiers import find_checkpoint
     from concept_encoder.training.finetune import FinetuneRecipe
 
     recipe = FinetuneRecipe.from_sections(_sections(run))
     if "model.checkpoint" not in run.inputs:
-        resolve_checkpoint(recipe.model.checkpoint)
+        find_checkpoint(recipe.model.checkpoint)
     if opened is not None and repr(recipe.data) not in opened:
         load_task(recipe.data)
         opened.add(repr(recipe.data))

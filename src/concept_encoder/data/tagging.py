@@ -92,7 +92,7 @@ def is_iob2(tags: Sequence[str]) -> bool:
 
 
 def tokenize_tagged(examples: TaggedExamples, tokenizer: PreTrainedTokenizerFast, max_length: int) -> datasets.Dataset:
-    """Columns input_ids, attention_mask, token_type_ids and labels, each of its text's length.
+    """Columns input_ids, attention_mask, token_type_ids (if the tokenizer has them) and labels, of a text's length.
 
     A word's first token has its label, all others, special ones included, `NO_LABEL`. Words beyond `max_length` tokens
     are cut off.
@@ -103,7 +103,7 @@ def tokenize_tagged(examples: TaggedExamples, tokenizer: PreTrainedTokenizerFast
         max_length=max_length,
         split_special_tokens=True,
         return_attention_mask=True,
-        return_token_type_ids=True,
+        return_token_type_ids="token_type_ids" in tokenizer.model_input_names,
         return_offsets_mapping=True,
     )
     offsets = columns.pop("offset_mapping")

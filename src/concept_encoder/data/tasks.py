@@ -150,7 +150,7 @@ def load_task(config: TaskConfig) -> TaskData:
 
 
 def tokenize_examples(examples: Examples, tokenizer: PreTrainedTokenizerFast, max_length: int) -> datasets.Dataset:
-    """Columns input_ids, attention_mask, token_type_ids (each of its text's length) and labels.
+    """Columns input_ids, attention_mask, token_type_ids where the tokenizer has them (of its text's length), labels.
 
     Cut at `max_length`, a pair at the longer text. Padding is left to the collator. "[SEP]" written in a text
     is plain text.
@@ -162,7 +162,7 @@ def tokenize_examples(examples: Examples, tokenizer: PreTrainedTokenizerFast, ma
         max_length=max_length,
         split_special_tokens=True,
         return_attention_mask=True,
-        return_token_type_ids=True,
+        return_token_type_ids="token_type_ids" in tokenizer.model_input_names,
     )
     return datasets.Dataset.from_dict({**columns, "labels": examples.labels})
 

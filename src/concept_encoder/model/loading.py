@@ -84,7 +84,7 @@ def load_masked_lm(name: str | Path) -> PreTrainedModel:
     """
     if Path(name).exists():
         name = resolve_checkpoint(name)
-        if _model_type(name) == ConceptEncoderConfig.model_type:
+        if model_type(name) == ConceptEncoderConfig.model_type:
             return load_checkpoint(ConceptEncoderForMaskedLM, name)
     try:
         model, report = AutoModelForMaskedLM.from_pretrained(name, output_loading_info=True)
@@ -96,7 +96,8 @@ def load_masked_lm(name: str | Path) -> PreTrainedModel:
     return model
 
 
-def _model_type(folder: Path) -> str | None:
+def model_type(folder: Path) -> str | None:
+    """The architecture of a checkpoint, as its config.json names it. Raises `ValueError` for a damaged one."""
     file = folder / "config.json"
     try:
         return json.loads(file.read_text(encoding="utf-8")).get("model_type")
@@ -106,7 +107,7 @@ def _model_type(folder: Path) -> str | None:
 
 def _saved_config(folder: Path) -> dict[str, Any]:
     """The fields of a checkpoint's configuration, which is one of ours and sound."""
-    kind = _model_type(folder)
+    kind = model_type(folder)
     if kind != ConceptEncoderConfig.model_type:
         raise ValueError(f"{folder}: a checkpoint of another architecture (model_type {kind!r}, not 'concept_encoder')")
     saved, _ = ConceptEncoderConfig.get_config_dict(folder)

@@ -15,6 +15,8 @@ from concept_encoder.data.tasks import Examples, tokenize_examples
 from concept_encoder.errors import UserError
 from concept_encoder.model.losses import IGNORE
 
+INPUTS = ("input_ids", "token_type_ids")  # not every tokenizer tells the two texts of a pair apart
+
 
 class TaskCollator:
     """Pads texts of a task to a multiple of 8; pairs that the rows keep apart become `[B, 2, N]`.
@@ -27,7 +29,8 @@ class TaskCollator:
         self.tokenizer, self.longest = tokenizer, longest
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Tensor]:
-        texts = [{name: row[name] for name in ("input_ids", "token_type_ids")} for row in rows]
+        names = [name for name in INPUTS if name in rows[0]]
+        texts = [{name: row[name] for name in names} for row in rows]
         apart = isinstance(texts[0]["input_ids"][0], list)
         if apart:
             texts = [{name: text[name][side] for name in text} for text in texts for side in (0, 1)]
@@ -68,7 +71,7 @@ def tokenize_task(
         tokenize_examples(Examples(texts, None, examples.labels), tokenizer, max_length)
         for texts in (examples.texts, examples.pairs)
     ]
-    names = ("input_ids", "token_type_ids")
+    names = [name for name in INPUTS if name in sides[0].column_names]
     columns = {name: [list(both) for both in zip(*(side[name] for side in sides))] for name in names}
     return Dataset.from_dict({**columns, "labels": examples.labels})
 

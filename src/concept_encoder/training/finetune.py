@@ -9,16 +9,21 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from concept_encoder.data.tasks import TaskConfig, TaskData, load_task
-from concept_encoder.data.tokenizer import load_tokenizer
 from concept_encoder.errors import TrainingDiverged, UserError
-from concept_encoder.model import ConceptEncoderForSequenceClassification, ConceptEncoderForTokenClassification
-from concept_encoder.model.loading import list_checkpoints, load_checkpoint, resolve_checkpoint
-from concept_encoder.model.pooling import CLASSIFIER_HEADS
+from concept_encoder.model.loading import list_checkpoints, resolve_checkpoint
 from concept_encoder.records import write_atomically
 from concept_encoder.training.batches import TaskCollator, text_lengths, tokenize_task
+from concept_encoder.training.classifiers import (
+    FinetuneModel,
+    find_checkpoint,
+    head_for,
+    load_classifier,
+    longest_input,
+    tokenizer_for,
+)
 from concept_encoder.training.model_card import model_card
 from concept_encoder.training.recipe import resolved, section
 from concept_encoder.training.run_folder import RunFolder
@@ -30,35 +35,6 @@ from concept_encoder.training.stream import ExampleStream, LengthGrouped
 from concept_encoder.training.trainer import prepare_kernels, run_trainer
 
 Score = Callable[[Sequence[str], Answers, Answers], dict[str, float | None]]
-Classifier = ConceptEncoderForSequenceClassification | ConceptEncoderForTokenClassification
-
-
-@dataclass(frozen=True)
-class FinetuneModel:
-    """The recipe's section `model` for fine-tuning.
-
-    Attributes:
-        checkpoint: a checkpoint, or a run whose last checkpoint is taken.
-        classifier_head: how texts are pooled; token classification pools nothing, it reads the decoded tokens.
-        classifier_dropout: before the classifier.
-        hidden_dropout_prob: inside the encoder; None keeps the checkpoint's.
-    """
-
-    checkpoint: str
-    classifier_head: str = "via_decoder"
-    classifier_dropout: float = 0.1
-    hidden_dropout_prob: float | None = None
-
-    def __post_init__(self) -> None:
-        CLASSIFIER_HEADS.member("classifier_head", self.classifier_head)
-        for name in ("classifier_dropout", "hidden_dropout_prob"):
-            if getattr(self, name) is not None and not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name}: {getattr(self, name)} is not a share from 0 up to 1")
-
-    def fields(self) -> dict[str, Any]:
-        """What replaces fields of the checkpoint's configuration."""
-        named = ("classifier_head", "classifier_dropout", "hidden_dropout_prob")
-        return {name: getattr(self, name) for name in named if getattr(self, name) is not None}
 
 
 @dataclass(frozen=True)
@@ -104,11 +80,15 @@ def finetune(
         task: the task's data, when several runs share them; otherwise loaded from `recipe.data`.
         baselines: scores to keep beside the result.
     """
-    checkpoint = resolve_checkpoint(recipe.model.checkpoint)
-    tokenizer = load_tokenizer(str(checkpoint))
+    checkpoint = find_checkpoint(recipe.model.checkpoint)
     task = task or load_task(recipe.data)
+    head = head_for(checkpoint, recipe.model.classifier_head, task.kind)
+    recipe = replace(recipe, model=replace(recipe.model, classifier_head=head))
+    tokenizer = tokenizer_for(checkpoint)
     training = recipe.training
-    model = _load_classifier(recipe, checkpoint, task)
+    model = _load(recipe, checkpoint, task)
+    longest = longest_input(model.config, tokenizer)
+    _check_length(recipe.data.max_length, longest)
     plain = resolved(model=recipe.model, data=recipe.data, training=training)
     run = RunFolder(training.output_dir, plain, training.seed)
     if run.result is not None:
@@ -117,7 +97,7 @@ def finetune(
     run.begin()
     if training.threads:
         torch.set_num_threads(training.threads)
-    collator = TaskCollator(tokenizer, model.config.max_position_embeddings)
+    collator = TaskCollator(tokenizer, longest)
     asking = Asking(collator, training.eval_batch_size, training.precision == "bf16")
 
     def scores(answers: Answers, side: str) -> dict[str, float | None]:
@@ -149,7 +129,7 @@ def finetune(
     if selection is not None:
         log = log_of(list_checkpoints(training.output_dir))
         best = selection.best_checkpoint(training.output_dir, log)
-        model = _load_classifier(recipe, best, task).to(trainer.args.device)
+        model = _load(recipe, best, task).to(trainer.args.device)
         trainer.accelerator.wait_for_everyone()
         if trainer.is_world_process_zero():
             drop_later_checkpoints(best)
@@ -159,7 +139,7 @@ def finetune(
         "verb": "finetune",
         "task": task.name,
         "kind": task.kind,
-        "classifier_head": recipe.model.classifier_head,
+        "classifier_head": head,
         "examples": {side: len(rows[side]) for side in rows},
         **_words(task, labels),
         "baselines": dict(baselines or {}),
@@ -178,10 +158,9 @@ def finetune(
 
 def _rows(task: TaskData, tokenizer: PreTrainedTokenizerBase, recipe: FinetuneRecipe) -> dict[str, Dataset]:
     """The tokenised rows of each side."""
-    separate = CLASSIFIER_HEADS[recipe.model.classifier_head].separate_texts
     sides = {"train": task.train, "selection": task.selection, "validation": task.validation}
     rows = {
-        side: tokenize_task(examples, tokenizer, recipe.data.max_length, separate)
+        side: tokenize_task(examples, tokenizer, recipe.data.max_length, recipe.model.separate_texts)
         for side, examples in sides.items()
         if examples is not None
     }
@@ -205,31 +184,17 @@ def _in_evaluation(rows: Dataset) -> ExampleStream:
     return ExampleStream(rows.select(evaluation_order(rows)), len(rows), None)
 
 
-def _load_classifier(recipe: FinetuneRecipe, checkpoint: Path, task: TaskData) -> Classifier:
-    names = ["score"] if task.kind == "regression" else list(task.label_names)
-    fields = {
-        **recipe.model.fields(),
-        "num_labels": len(names),
-        "id2label": dict(enumerate(names)),
-        "label2id": {name: i for i, name in enumerate(names)},
-    }
-    torch.manual_seed(recipe.training.seed)
-    if task.kind == "token_classification":
-        head = recipe.model.classifier_head
-        if head != "via_decoder":
-            raise UserError(f"model.classifier_head: {head!r} pools texts, but every word has a label; leave it out")
-        model = load_checkpoint(ConceptEncoderForTokenClassification, checkpoint, **fields)
-    else:
-        problem = "regression" if task.kind == "regression" else "single_label_classification"
-        model = load_checkpoint(ConceptEncoderForSequenceClassification, checkpoint, **fields, problem_type=problem)
-    longest = model.config.max_position_embeddings
-    if recipe.data.max_length > longest:
-        raise UserError(
-            f"data.max_length: {recipe.data.max_length} tokens exceed the checkpoint's {longest}; "
-            f"set data.max_length={longest}"
-        )
+def _load(recipe: FinetuneRecipe, checkpoint: Path, task: TaskData) -> PreTrainedModel:
+    model = load_classifier(recipe.model, checkpoint, task, recipe.training.seed)
     prepare_kernels(model, recipe.training)
     return model
+
+
+def _check_length(asked: int, longest: int) -> None:
+    if asked > longest:
+        raise UserError(
+            f"data.max_length: {asked} tokens exceed the checkpoint's {longest}; set data.max_length={longest}"
+        )
 
 
 def _plain(answers: Answers) -> list[Any]:

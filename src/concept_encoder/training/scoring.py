@@ -10,6 +10,7 @@ from datasets import Dataset
 from torch import Tensor
 
 from concept_encoder.errors import TrainingDiverged
+from concept_encoder.model.config import ConceptEncoderConfig
 from concept_encoder.model.interventions import shuffled, zeroed
 from concept_encoder.model.losses import IGNORE
 from concept_encoder.model.pooling import CLASSIFIER_HEADS
@@ -70,7 +71,7 @@ def concept_controls(
     A head that keeps its score here does not use the concepts. Empty for a model without concepts; a single text has
     nothing to exchange.
     """
-    if not model.config.has_concepts:
+    if not (isinstance(model.config, ConceptEncoderConfig) and model.config.has_concepts):
         return {}
     count = model.config.concepts_at(model.config.max_position_embeddings)
     everyone = torch.ones(count, dtype=torch.bool, device=model.device)
