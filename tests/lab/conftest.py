@@ -1,5 +1,7 @@
+import os
+import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +42,8 @@ def lab(tmp_path) -> Callable[..., Scheduler]:
         engine = options.pop("engine", None) or LocalEngine(
             slots, options.pop("gpus", []), options.pop("firmness", FIRM)
         )
-        return Scheduler(expand(plan), Store(tmp_path / "store"), engine, program=FAKE, **options)
+        store = Store(options.pop("store", tmp_path / "store"))
+        return Scheduler(expand(plan), store, engine, program=FAKE, **options)
 
     return make
 
@@ -55,3 +58,15 @@ def finished(lab) -> Callable[..., dict[str, str]]:
         return {state.name: state.state for state in scheduler.states.values()}
 
     return run
+
+
+@pytest.fixture
+def tiny_disk(tmp_path) -> Iterator[Path]:
+    """A file system of one megabyte; skips where none can be mounted."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
+    if sys.platform != "linux" or os.geteuid() != 0 or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("needs the right to mount a file system")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)

@@ -61,6 +61,10 @@ def behave(what: list[str], text: str, attempt: int, folder: str) -> None:
     elif kind == "disk":
         print("OSError: [Errno 28] No space left on device", file=sys.stderr)
         sys.exit(1)
+    elif kind == "fill":
+        with open(os.path.join(folder, "checkpoint"), "wb", buffering=0) as file:
+            while True:
+                file.write(b"x" * 4096)
     elif kind == "nan":
         log(folder, 4, float("nan"))
         time.sleep(60)

@@ -83,6 +83,24 @@ def test_a_full_disk_halts_and_loses_nothing(write_plan, lab):
     assert {state.state for state in scheduler.states.values()} == {"waiting"}
 
 
+def test_a_disk_that_is_really_full_loses_nothing(write_plan, lab, tiny_disk):
+    """A run fills it: its log is empty, the store cannot be written, and yet the next client knows what happened."""
+    file = write_plan(
+        {"id": "a", "overrides": fake("fill")}, {"id": "b", "priority": 200, "overrides": {"data.fake": "ok"}}
+    )
+    first = lab(file, slots=1, store=tiny_disk)
+    with pytest.raises(OSError, match="No space left"):
+        first.run(every=0.02)
+    (a, b) = first.states.values()
+    Path(a.folder, "checkpoint").unlink()
+    second = lab(file, slots=1, store=tiny_disk)
+    second.tick()
+    events = [(state, reason) for _, id, state, reason in second.store.events(a.id)]
+    assert events[1] == ("waiting", "the disk is full: free some space and give the same command again")
+    assert not second.halted, "the command was given again"
+    assert second.states[b.id].attempt == 0
+
+
 @pytest.mark.parametrize(
     ("gates", "value", "opens"),
     [

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 
 @dataclass(frozen=True)
@@ -36,12 +36,17 @@ class JobStatus:
     """`queued` waits for a machine; `lost` is gone without an exit code: its machine or its supervisor died.
 
     Attributes:
-        why: what the engine knows about a job that is lost.
+        why: what the engine knows about a job that ended badly.
     """
 
     state: Literal["queued", "running", "ended", "lost"]
     code: int | None = None
     why: str = ""
+
+    @classmethod
+    def of_exit(cls, ended: Mapping[str, Any]) -> "JobStatus":
+        """What an exit.json says (`supervise.finish`)."""
+        return cls("ended", ended["code"], "No space left on device" if ended.get("full") else "")
 
     @property
     def going(self) -> bool:

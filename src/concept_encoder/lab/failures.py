@@ -45,7 +45,7 @@ def diagnose(log: str, code: int | None, why: str = "") -> Failure:
         code: its exit code; negative is a signal, None means that nobody saw it end.
         why: what the engine says of that.
     """
-    if _DISK.search(log):
+    if _DISK.search(log) or _DISK.search(why):
         return Failure("disk", "the disk is full: free some space and give the same command again")
     if _MEMORY.search(log) or _MEMORY.search(why):
         return Failure("memory", "out of memory")

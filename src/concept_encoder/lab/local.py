@@ -77,10 +77,10 @@ class LocalEngine(Engine):
         if job.folder in self._children and self._children[job.folder].poll() is not None:
             del self._children[job.folder]
         alive = _is_locked(job.folder / "alive")  # before the exit code: a job that ends in between is seen next time
-        code = supervise.read(job.folder / "exit.json").get("code")
-        if code is not None or not alive:
+        ended = supervise.read(job.folder / "exit.json")
+        if ended or not alive:
             self._running.pop(job.folder, None)
-            return JobStatus("lost") if code is None else JobStatus("ended", code)
+            return JobStatus.of_exit(ended) if ended else JobStatus("lost")
         self._running.setdefault(job.folder, supervise.read(job.folder / "job.json").get("gpus", []))
         return JobStatus("running")
 

@@ -60,6 +60,7 @@ class Scheduler:
         self._waiting = [id for id in unique if self.states[id].state == "waiting"]
         self._running = [id for id in unique if self.states[id].state == "running"]
         self._left_over = store.left_over()
+        self._before = set(self._running)  # what may have ended before this client started
 
     def run(self, every: float = 0.5, after: Callable[[], None] = lambda: None) -> None:
         """Tick until nothing is left to do; `after` is called after every tick."""
@@ -159,6 +160,7 @@ class Scheduler:
         if not status.going:
             self._judge(run, state, job, status)
             return
+        self._before.discard(run.id)
         if (status.state == "queued") != (state.started is None):  # waiting for a machine takes none of its time
             self.store.mark(state, started=None if state.started else time.time())
         if state.steps is None and self._records(run):  # epochs decide
@@ -206,7 +208,8 @@ class Scheduler:
         else:
             failure = diagnose(log_tail(self.engine.logs(job)), status.code, status.why)
             if failure.kind == "disk":
-                self.halted = failure.reason
+                if run.id not in self._before:  # else somebody has given the command again, and freed some space
+                    self.halted = failure.reason
                 self._again(state, failure, {})
             else:
                 self._fail(run, state, failure)

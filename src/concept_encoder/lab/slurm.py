@@ -79,7 +79,7 @@ class SlurmEngine(Engine):
         self._beats: dict[Path, tuple[int, float]] = {}  # the last sign of life, and when it was first seen
 
     def submit(self, job: Job) -> bool:
-        if self._submitted(job) is not None or _exit_code(job) is not None:
+        if self._submitted(job) is not None or _ended(job):
             return True
         if len(self._running) >= self.slots:
             return False
@@ -95,16 +95,17 @@ class SlurmEngine(Engine):
             if _BUSY.search(said):
                 return False
             write_atomically(job.folder / "log.txt", f"error: sbatch: {said}\n")
-            supervise.write(str(job.folder), "exit.json", {"code": 2, "time": time.time()})
+            supervise.reserve(str(job.folder))
+            supervise.finish(str(job.folder), 2)
             return True
         self._running.add(job.folder)
         return True
 
     def status(self, job: Job) -> JobStatus:
-        submitted, code = self._submitted(job), _exit_code(job)
-        if code is not None or submitted is None:
+        submitted, ended = self._submitted(job), _ended(job)
+        if ended or submitted is None:
             self._running.discard(job.folder)
-            return JobStatus("lost") if code is None else JobStatus("ended", code)
+            return JobStatus.of_exit(ended) if ended else JobStatus("lost")
         word = str(submitted.state).upper().partition(" ")[0]  # CANCELLED by 1000
         beat, now = _last_beat(job), time.monotonic()
         if self._beats.get(job.folder, (-1, 0.0))[0] != beat:
@@ -172,6 +173,7 @@ class OnNode:
         folder = Path(self.folder)
         if (folder / "exit.json").exists():  # queued again in the moment in which it ended
             return
+        supervise.reserve(self.folder)
         with open(folder / "log.txt", "ab") as log:
             process = supervise.start(self.folder, log, preexec_fn=_dies_with_its_parent)
             code = 2
@@ -190,7 +192,7 @@ class OnNode:
                 except subprocess.TimeoutExpired:
                     process.kill()
                 raise
-        supervise.write(self.folder, "exit.json", {"code": code, "time": time.time()})
+        supervise.finish(self.folder, code)
 
     def checkpoint(self) -> Any:
         return _import_submitit().helpers.DelayedSubmission(self)
@@ -204,8 +206,8 @@ def _dies_with_its_parent() -> None:
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
-def _exit_code(job: Job) -> int | None:
-    return supervise.read(job.folder / "exit.json").get("code")
+def _ended(job: Job) -> dict:
+    return supervise.read(job.folder / "exit.json")
 
 
 def _last_beat(job: Job) -> int:

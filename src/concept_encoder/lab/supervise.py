@@ -45,6 +45,22 @@ def read(file: str | os.PathLike) -> dict:
         return {}
 
 
+def reserve(folder: str) -> None:
+    """Set space aside for the exit code, so that a full disk does not swallow it."""
+    with open(os.path.join(folder, ".exit.json"), "w", encoding="utf-8") as file:
+        file.write(" " * 4096)
+
+
+def finish(folder: str, code: int) -> None:
+    """Say how the run ended, whole or not at all, and whether the disk was full when it failed."""
+    disk = os.statvfs(folder)
+    full = code != 0 and disk.f_bavail * disk.f_frsize < 2**16
+    aside = os.path.join(folder, ".exit.json")
+    with open(aside, "r+", encoding="utf-8") as file:
+        json.dump({"code": code, "time": time.time(), "full": full}, file)
+    os.replace(aside, os.path.join(folder, "exit.json"))
+
+
 def start(folder: str, log, **options) -> subprocess.Popen | None:
     """Start the command of `folder`/job.json with its output going to `log`; None, and a line there, if it cannot."""
     with open(os.path.join(folder, "job.json"), encoding="utf-8") as file:
@@ -62,11 +78,12 @@ def start(folder: str, log, **options) -> subprocess.Popen | None:
 def main(folder: str, lock: int) -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # the run gets them too and decides; a handler,
         signal.signal(number, lambda *_: None)  # as an ignored signal would be ignored by the run as well
+    reserve(folder)
     write(folder, "process.json", {"pid": os.getpid(), "started": start_time(os.getpid())})
     with open(os.path.join(folder, "log.txt"), "ab") as log:
         process = start(folder, log, pass_fds=(lock,))
         code = process.wait() if process else 2
-    write(folder, "exit.json", {"code": code, "time": time.time()})
+    finish(folder, code)
 
 
 if __name__ == "__main__":
