@@ -50,6 +50,9 @@ def behave(what: list[str], text: str, attempt: int, folder: str) -> None:
         log(folder, step, 5.0 / step)
     if kind == "sleep":
         time.sleep(float(what[1]))
+    elif kind == "until":
+        while not os.path.exists(what[1]):
+            time.sleep(0.1)
     elif kind == "crash" or (kind == "crash-once" and attempt == 1):
         raise ValueError("the hub answered ConnectionError")
     elif kind == "mistake":

@@ -6,9 +6,10 @@ from typing import Any
 
 import click
 
+from concept_encoder.cli.plan_hosts import hosts
 from concept_encoder.errors import UserError, nearest
 
-SUBCOMMANDS = ("check", "run", "status", "watch", "logs", "stop", "report")
+SUBCOMMANDS = ("check", "run", "status", "watch", "logs", "stop", "report", "hosts")
 _plan = click.argument("plan", type=click.Path())
 _store = click.option("--store", type=click.Path(), help="Folder of the plan's runs.  [default: runs/NAME of the plan]")
 _slots = click.option("--slots", type=click.IntRange(1), help="CPU runs at once.  [default: one for two cores]")
@@ -36,6 +37,9 @@ def command(context: click.Context) -> None:
     """
     if context.invoked_subcommand is None:
         click.echo(context.get_help())
+
+
+command.add_command(hosts)
 
 
 @command.command("check")

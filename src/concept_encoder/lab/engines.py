@@ -1,5 +1,6 @@
 """The engines by name: what `plan run --on ENGINE[:FILE]` can say. To add one, add a row to `ENGINES`."""
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,7 +41,26 @@ def _slurm(asked: Asked) -> Engine:
     return SlurmEngine({} if asked.file is None else load_yaml(asked.file, "settings"), asked.slots or 200)
 
 
-ENGINES: dict[str, Callable[[Asked], Engine]] = {"local": _local, "slurm": _slurm}  # each imports what it needs
+def _ray(asked: Asked) -> Engine:
+    from concept_encoder.lab.ray_jobs import Places, RayEngine
+    from concept_encoder.lab.ray_server import RayServer
+
+    if asked.file is None:
+        address = os.environ.get("RAY_API_SERVER_ADDRESS", "http://127.0.0.1:8265")  # Ray's own name and default
+        return RayEngine(RayServer(lambda: address), slots=asked.slots, gpus=asked.gpus)
+    from concept_encoder.lab.cluster import Cluster
+    from concept_encoder.lab.hosts import load_hosts
+
+    hosts = load_hosts(asked.file)
+    places = Places(Path(hosts.folder), hosts.shared, hosts.storage, hosts.variables)
+    return RayEngine(Cluster(hosts).server(), places, asked.slots, asked.gpus, hosts.cpus_per_run)
+
+
+ENGINES: dict[str, Callable[[Asked], Engine]] = {  # each imports what it needs
+    "local": _local,
+    "ray": _ray,
+    "slurm": _slurm,
+}
 
 
 def engine_name(on: str) -> str:

@@ -70,9 +70,14 @@ def _where(log: str) -> str:
     return where + (f"; likely {cause}" if cause else "")
 
 
+def is_secret(name: str) -> bool:
+    """Whether a variable of this name holds what nobody may read."""
+    return _SECRET_NAMES.search(name) is not None
+
+
 def mask(text: str) -> str:
     """The text without secrets: known forms of tokens, passwords in addresses, and the values of secret variables."""
     for name, value in os.environ.items():
-        if _SECRET_NAMES.search(name) and len(value) >= 8:
+        if is_secret(name) and len(value) >= 8:
             text = text.replace(value, "***")
     return _SECRETS.sub("***", text)

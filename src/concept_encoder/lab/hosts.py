@@ -1,0 +1,132 @@
+"""hosts.yaml: the user's machines, one of them the head; every field is checked when the file is read."""
+
+import hashlib
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from concept_encoder.errors import UserError
+from concept_encoder.lab.failures import is_secret
+from concept_encoder.settings import from_mapping, load_yaml
+
+PORTS = 400  # that the cluster takes, from `port` on: Ray's own, then one for each worker process
+
+
+@dataclass(frozen=True)
+class Host:
+    """One machine.
+
+    Attributes:
+        ssh: its name, as `ssh` takes it: `~/.ssh/config`, jump hosts and agents count.
+        address: as the other hosts reach it; None: the one at which ssh reached it.
+        python: the interpreter there (3.11 or newer) that the environment is made with.
+        gpus: how many to use; None: all.
+        cpus: how many to use; None: all.
+    """
+
+    ssh: str
+    address: str | None = None
+    python: str = "python3"
+    gpus: int | None = None
+    cpus: int | None = None
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[A-Za-z0-9_][\w.@:%\[\]-]*", self.ssh):  # not an option of ssh, no word for a shell
+            raise ValueError(f"ssh: {self.ssh!r} is no name of a host")
+        for name in ("gpus", "cpus"):
+            value = getattr(self, name)
+            if value is not None and value < (name == "cpus"):
+                raise ValueError(f"{name}: {value} is too few")
+
+
+@dataclass(frozen=True)
+class Hosts:
+    """The machines of a cluster.
+
+    Attributes:
+        head: the host that the others join; runs take place there too.
+        workers: the others, each a name or the fields of a `Host`.
+        folder: the same absolute path on every host: environment, runs, logs.
+        shared: the hosts see the same files in `folder`.
+        storage: an fsspec URL that checkpoints go to; without it, and not shared, a run goes where those lie that it
+            reads.
+        environment: a virtual environment that the hosts have already, with this project and Ray; nothing is installed.
+        python: of every host that says no other.
+        variables: of the environment of every run, such as HF_HOME or CONCEPT_ENCODER_DATA_ROOT; no secrets.
+        cpus_per_run: for a run without a GPU.
+        port: the first of 400 that the cluster uses between its hosts.
+        ssh_config: a file to use in place of ~/.ssh/config.
+    """
+
+    head: Any
+    folder: str
+    workers: list[Any] = field(default_factory=list)
+    shared: bool = False
+    storage: str | None = None
+    environment: str | None = None
+    python: str = "python3"
+    variables: dict[str, str] = field(default_factory=dict)
+    cpus_per_run: int = 2
+    port: int = 6379
+    ssh_config: str | None = None
+    file: Path = Path()
+
+    def __post_init__(self) -> None:
+        for name in ("folder", "environment"):
+            value = getattr(self, name)
+            if value is not None and not PurePosixPath(value).is_absolute():
+                raise ValueError(f"{name}: {value!r} is not an absolute path; it has to be the same on every host")
+        if not 1024 <= self.port <= 65_535 - PORTS:
+            raise ValueError(f"port: {self.port} is not between 1024 and {65_535 - PORTS}")
+        for name in self.variables:
+            if is_secret(name):
+                raise ValueError(
+                    f"variables.{name}: a secret; every user of the cluster could read it, log in on the hosts"
+                )
+        if self.cpus_per_run < 1:
+            raise ValueError(f"cpus_per_run: {self.cpus_per_run} is too few")
+        if self.storage is not None and "://" not in self.storage:
+            raise ValueError(f"storage: {self.storage!r} is no URL such as s3://bucket/folder")
+        if self.storage is not None and re.search(r"://[^/]*@", self.storage):
+            raise ValueError("storage: holds a password; put credentials into the hosts' environment or profile")
+
+    @property
+    def all(self) -> list[Host]:
+        """The head first."""
+        return [self.head, *self.workers]
+
+    @property
+    def token(self) -> Path:
+        """Where this machine keeps the cluster's token, readable by its user alone."""
+        folder = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "concept-encoder"
+        name = hashlib.sha256(str(self.file.resolve()).encode()).hexdigest()[:16]
+        return folder / f"ray-{name}.token"
+
+
+def load_hosts(path: str | Path) -> Hosts:
+    """Read and check a hosts file. Raises `UserError` in one line that names the field."""
+    path = Path(path)
+    content = load_yaml(path)
+    python = content.get("python", "python3")
+    if "head" in content:
+        content["head"] = _host(content["head"], python, "hosts.head")
+    if isinstance(content.get("workers"), list):
+        each = enumerate(content["workers"])
+        content["workers"] = [_host(raw, python, f"hosts.workers[{place}]") for place, raw in each]
+    hosts = from_mapping(Hosts, {**content, "file": str(path)}, "hosts")
+    names = [host.ssh for host in hosts.all]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice:
+        raise UserError(f"hosts.workers: {twice} is given twice; every host once, the head not among the workers")
+    return hosts
+
+
+def _host(raw: Any, python: Any, where: str) -> Host:
+    if isinstance(raw, str):
+        raw = {"ssh": raw}
+    if not isinstance(raw, Mapping):
+        raise UserError(f"{where}: expected a name or fields, found {raw!r}")
+    return from_mapping(Host, {"python": python, **raw}, where)
