@@ -1,11 +1,13 @@
 """Throughput of the masking collators beside transformers' own, and their share of a training step.
 
-    python benchmarks/masking.py                         # a minute on the CPU; one process collates, as without workers
-    python benchmarks/masking.py --steps 4096=0.7 65536=0.028
+    python benchmarks/masking.py                                     # a minute or two on the CPU
+    python benchmarks/masking.py --steps 4096 65536=0.028 --repeats 3
 
-Rows of 512 tokens of the quickstart corpus, 15 % masked. `no masking` stacks the rows and no more. A step is given as
-tokens=seconds (`concept-encoder bench` measures it). Loader workers collate while the model computes: it does not wait
-as long as the share divided by their number stays below 100 %.
+Rows of 512 tokens of the quickstart corpus, 15 % masked; one process collates, as without loader workers. `no masking`
+stacks the rows and no more. A step is that of `perceiver_mlm` at the canonical size (H512 L6 C128, N = 512, vocabulary
+50,368: forward, backward and AdamW), measured here for so many tokens, or given as tokens=seconds for another
+machine. Loader workers collate while the model computes: it does not wait as long as the share divided by their number
+stays below 100 %.
 """
 
 import argparse
@@ -21,7 +23,11 @@ import numpy as np
 import torch
 from transformers import DataCollatorForLanguageModeling
 
+from concept_encoder.bench.contestants import build_contestant
+from concept_encoder.bench.measure import time_interleaved
 from concept_encoder.bench.report import markdown
+from concept_encoder.bench.sizes import Sizes
+from concept_encoder.bench.workloads import make_step, packed_batch
 from concept_encoder.data.corpus import DataConfig
 from concept_encoder.data.packing import PreparedCorpus, prepare
 from concept_encoder.data.pmi import NgramCounter, choose
@@ -102,15 +108,24 @@ def seconds_a_row(contestants: dict[str, Collate], rows: list[dict[str, Any]], b
     return {name: statistics.median(values) for name, values in times.items()}
 
 
+def seconds_a_step(tokens: int, repeats: int) -> float:
+    """The median of a pretraining step at the canonical size, with all cores."""
+    sizes = Sizes()
+    step = make_step("pretrain", build_contestant("perceiver_mlm", sizes, "pretrain"), "fp32")
+    batch = packed_batch(LENGTH, tokens, sizes.vocab_size)
+    return time_interleaved({"step": step}, [batch], torch.device("cpu"), repeats)["step"].median
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", nargs="+", default=["4096=0.7", "65536=0.028"], metavar="TOKENS=SECONDS")
+    parser.add_argument("--steps", nargs="+", default=["4096"], metavar="TOKENS[=SECONDS]")
     parser.add_argument("--rows", type=int, default=512)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--corpus", default="quickstart")
     parser.add_argument("--cache-dir", type=Path)
     options = parser.parse_args()
-    steps = {int(tokens): float(seconds) for tokens, _, seconds in (step.partition("=") for step in options.steps)}
+    given = {int(tokens): seconds for tokens, _, seconds in (step.partition("=") for step in options.steps)}
+    steps = {tokens: float(seconds or seconds_a_step(tokens, options.repeats)) for tokens, seconds in given.items()}
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore")
     corpus = prepare(

@@ -18,12 +18,13 @@ under way.
 import argparse
 import itertools
 import logging
-import os
 import statistics
 import tempfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from concept_encoder.cores import usable_cores
 
 if TYPE_CHECKING:  # the rest where it is used: processes that tokenise import this file anew
     from concept_encoder.data.corpus import DataConfig
@@ -203,7 +204,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--documents", type=int, default=10_000)
     parser.add_argument("--length", type=int, default=512)
     parser.add_argument("--vocab-size", type=int, default=8192)
-    parser.add_argument("--processes", type=int, default=os.cpu_count())
+    parser.add_argument("--processes", type=int, default=usable_cores())
     parser.add_argument("--repeats", type=int, default=3, help="of the first table; 0 leaves it out")
     parser.add_argument("--rows", type=int, default=8, help="of a step")
     parser.add_argument("--steps", type=int, default=40)

@@ -63,6 +63,7 @@ def test_corpora_are_listed(capsys):
     assert code == 0
     assert "fineweb-edu" in out
     assert "8,013,769" in out
+    assert "39.8" in out
 
 
 @pytest.mark.parametrize("kind", ["wordpiece", "bpe", "unigram"])
@@ -120,7 +121,7 @@ def test_the_plan_at_full_size(name):
 def test_the_plan_at_toy_size(capsys, texts, monkeypatch, name):
     monkeypatch.chdir(texts)
     monkeypatch.setenv("XDG_CACHE_HOME", str(texts))
-    overrides = ["data.corpus=one.txt", "data.validation_fraction=0.2", "data.vocab_size=128", "training.max_steps=2"]
+    overrides = ["data.corpus={one.txt: 0.65, two.txt: 0.35}", "data.vocab_size=128", "training.max_steps=2"]
     code, _, err = run(capsys, "pretrain", str(RECIPES / name), "--smoke", *overrides)
     assert code == 0, err
     run_folder = texts / "runs" / f"{name.removesuffix('.yaml')}-smoke"

@@ -150,6 +150,11 @@ def test_a_missing_or_empty_member_is_named(tmp_path, three, member, message):
     assert not [path for path in (tmp_path / "cache").rglob("*") if path.is_dir() and "partial" in path.name]
 
 
+def test_nothing_left_to_train_on(tmp_path, three):
+    with pytest.raises(UserError, match="no training text for a wordpiece tokenizer; hold out less"):
+        prepare(config(tmp_path, three["short"], validation_corpus=three["short"]), progress=False)
+
+
 def test_a_mixture_that_is_too_short_says_who_ended_it(tmp_path, three):
     tiny = write(tmp_path / "tiny.txt", ["tiny"])
     with pytest.raises(UserError, match=r"because \S+tiny\.txt had no more for the mixture"):

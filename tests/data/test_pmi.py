@@ -162,3 +162,11 @@ def test_bad_input_is_one_line(capsys, recipe, arguments, message):
     assert message in err
     assert len(err.strip().splitlines()) == 1
     assert not file.exists()
+
+
+def test_a_file_that_cannot_be_written_leaves_nothing(capsys, recipe):
+    folder = recipe.parent / "folder"
+    folder.mkdir()
+    code, _, err = run(capsys, "data", "pmi", str(recipe), str(folder))
+    assert (code, err) == (2, f"error: {folder}: cannot be written (Is a directory)\n")
+    assert not [path for path in recipe.parent.iterdir() if path.name.startswith(".folder")]

@@ -133,8 +133,10 @@ def test_a_column_that_is_not_text(tmp_path):
 def test_the_mirror_stands_in_for_the_hub(tiny_mirror):
     tiny_mirror("org/data/en/train", {"text": ["a", "b"]})
     tiny_mirror("org/plain/test", {"text": ["c"]})
+    tiny_mirror("org/named/plain_text/train", {"text": ["d"]})
     assert texts("org/data", config="en") == ["a", "b"]
     assert texts("org/plain", split="test") == ["c"]
+    assert texts("org/named") == ["d"]
     assert "has no 'de/train' of it; did you mean 'en/train'? valid: en/train" in error("org/data", config="de")
     assert "has no 'train' of it" in error("org/plain")
 
@@ -154,7 +156,8 @@ def test_a_hub_out_of_reach_is_told_within_seconds(monkeypatch):
     message = error("org/data")
     assert time.perf_counter() - start < 5
     assert "org/data: the hub cannot be reached" in message
-    assert "CONCEPT_ENCODER_DATA_ROOT" in message
+    assert "set CONCEPT_ENCODER_DATA_ROOT=DIR, where DIR/org/data/train.parquet is a local copy" in message
+    assert "DIR/org/data/en/test.parquet" in error("org/data", config="en", split="test")
 
 
 def test_offline_only_the_local_cache_of_the_hub_is_read(monkeypatch):

@@ -14,12 +14,23 @@ from concept_encoder.model import ConceptEncoderConfig, ConceptEncoderForMaskedL
 from concept_encoder.model.losses import IGNORE
 from concept_encoder.objectives.masked_lm import MaskedLMCollator, ObjectiveConfig, unigram_loss
 from concept_encoder.objectives.masking import MASKINGS, PLACE
+from concept_encoder.objectives.masking_ngrams import NgramFile
+from concept_encoder.objectives.masking_words import fingerprint
 from concept_encoder.settings import from_mapping
 from concept_encoder.training.schedule import MicroBatches, StepSizes
 
 TOKENIZER = train_tokenizer(["the cat sat on the mat and the dog sat on the log"] * 20, "wordpiece", 64)
 WORDS = list(range(5, len(TOKENIZER)))
-WITHOUT_FILE = sorted(set(MASKINGS) - {"pmi"})
+
+
+@pytest.fixture(scope="module")
+def objective(tmp_path_factory):
+    """A function: an objective with this masking; `pmi` with a file of two n-grams."""
+    path = tmp_path_factory.mktemp("ngrams") / "ngrams.npz"
+    ids = [TOKENIZER(text, add_special_tokens=False)["input_ids"] for text in ("the cat", "on the mat")]
+    sizes = np.array([*map(len, ids)])
+    NgramFile(fingerprint(TOKENIZER), np.concatenate(ids), sizes, sizes, sizes).save(path)
+    return lambda masking, **fields: ObjectiveConfig(masking, ngrams=path if masking == "pmi" else None, **fields)
 
 
 def rows_of(lengths: list[int], seed: int = 0) -> list[dict]:
@@ -57,11 +68,36 @@ def test_the_budget_is_exact_and_the_rest_stays(masking, lengths, rate):
         assert batch["attention_mask"].sum(1).tolist() == [length + 2 for length in lengths]
 
 
+@settings(max_examples=40, deadline=None)
+@given(
+    lengths=st.lists(st.integers(1, 40), min_size=1, max_size=5),
+    rate=st.sampled_from([0.15, 0.3, 0.5]),
+    masking=st.sampled_from(["whole_word", "pmi"]),
+)
+def test_whole_units_are_never_over_the_budget_and_seldom_below(objective, masking, lengths, rate):
+    """Below it only by less than the smallest unit that is not hidden: else that unit would fit."""
+    config = objective(masking, mask_rate=rate)
+    collator = MaskedLMCollator(TOKENIZER, config, seed=1)
+    rows = rows_of(lengths)
+    batch = collator(rows)
+    for i, (row, length) in enumerate(zip(rows, lengths)):
+        index = batch["label_index"][i][batch["labels"][i] != IGNORE].numpy()
+        assert not set(np.asarray(row["input_ids"])[index].tolist()) & set(TOKENIZER.all_special_ids)
+        budget = max(round(rate * length), 1)
+        assert 1 <= len(index) <= budget
+        words = np.split(
+            np.arange(1, length + 1), np.flatnonzero(collator.masking.starts_V[row["input_ids"][2:-1]]) + 1
+        )
+        left = [len(word) for word in words if not set(word) & set(index)]
+        if masking == "whole_word" and left:
+            assert len(index) == budget or len(index) + min(left) > budget
+
+
 @pytest.mark.parametrize("replacement", ["80-10-10", "mask", "delete"])
-@pytest.mark.parametrize("masking", WITHOUT_FILE)
-def test_a_mask_depends_on_seed_and_place_alone(masking, replacement):
+@pytest.mark.parametrize("masking", MASKINGS)
+def test_a_mask_depends_on_seed_and_place_alone(objective, masking, replacement):
     rows = rows_of([20, 31, 5, 20, 20, 9, 20, 40])
-    config = ObjectiveConfig(masking, replacement=replacement)
+    config = objective(masking, replacement=replacement)
     together = MaskedLMCollator(TOKENIZER, config, seed=3)(rows)
     alone = [MaskedLMCollator(TOKENIZER, config, seed=3)([row]) for row in reversed(rows)]
     for i, batch in enumerate(reversed(alone)):
@@ -73,20 +109,20 @@ def test_a_mask_depends_on_seed_and_place_alone(masking, replacement):
     assert not torch.equal(other["input_ids"], together["input_ids"])
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_workers_change_nothing(workers):
+@pytest.mark.parametrize(("masking", "workers"), [("span", 1), ("span", 2), ("pmi", 2)])
+def test_workers_change_nothing(objective, masking, workers):
     rows = rows_of([20] * 12)
-    collator = MaskedLMCollator(TOKENIZER, ObjectiveConfig("span"), seed=3)
+    collator = MaskedLMCollator(TOKENIZER, objective(masking), seed=3)
     here = [collator(rows[i : i + 4]) for i in (0, 4, 8)]
     for one, two in zip(here, DataLoader(rows, 4, collate_fn=collator, num_workers=workers)):
         assert all(torch.equal(one[name], two[name]) for name in one)
 
 
-@pytest.mark.parametrize("masking", WITHOUT_FILE)
-def test_processes_change_nothing(masking):
+@pytest.mark.parametrize("masking", MASKINGS)
+def test_processes_change_nothing(objective, masking):
     """Each process collates its own part of every step, in batches of another size."""
     rows, sizes = rows_of([20] * 16), StepSizes(steps=2, batch_size=8)
-    collator = MaskedLMCollator(TOKENIZER, ObjectiveConfig(masking, mask_rate_end=0.4), seed=3, num_examples=16)
+    collator = MaskedLMCollator(TOKENIZER, objective(masking, mask_rate_end=0.4), seed=3, num_examples=16)
 
     def inputs(world_size: int, accumulation: int) -> dict[int, list[int]]:
         found = {}

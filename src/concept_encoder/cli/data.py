@@ -1,7 +1,6 @@
 """`concept-encoder data corpora | prepare | stats | pmi`: corpora, before anything is trained on them."""
 
 import importlib
-import os
 from typing import Any
 
 import click
@@ -43,10 +42,10 @@ def corpora() -> None:
     from concept_encoder.data.corpus_table import CORPORA
 
     rows: list[list[Any]] = [
-        [c.name, f"{c.source} {c.config or ''}".rstrip(), c.split, c.text_column, c.documents, c.licence]
+        [c.name, c.source, c.config, c.text_column, c.documents, c.bytes and f"{c.bytes / 1e9:.1f}", c.licence]
         for c in CORPORA.values()
     ]
-    show_table("Corpora", ["name", "hub id", "split", "column", "documents", "licence"], rows)
+    show_table("Corpora", ["name", "hub id", "config", "column", "documents", "GB", "licence"], rows)
 
 
 @command.command("prepare")
@@ -60,10 +59,11 @@ def prepare_command(recipe: str, overrides: tuple[str, ...], processes: int | No
     number of processes changes nothing in the result.
     """
     from concept_encoder.cli.show import show_table
+    from concept_encoder.cores import usable_cores
     from concept_encoder.data.packing import prepare
 
     for name, config in data_sections(recipe, overrides).items():
-        corpus = prepare(config, processes=processes or os.cpu_count() or 1)
+        corpus = prepare(config, processes=processes or usable_cores())
         statistics, weights = corpus.statistics, config.weights
         tokens = sum(member["tokens"] for member in statistics.members.values())
         rows = [

@@ -14,6 +14,7 @@ SMOKE = {
     "data.split": "train",
     "data.text_column": "text",
     "data.validation_corpus": None,
+    "data.validation_fraction": 0.1,
     "data.max_documents": 1000,
     "data.tokenizer": None,
     "data.vocab_size": 4096,

@@ -18,9 +18,7 @@ def command(context: click.Context) -> None:
 @command.command("train")
 @click.argument("corpus")
 @click.argument("folder", type=click.Path(path_type=Path))
-@click.option(
-    "--type", "kind", type=click.Choice(["wordpiece", "bpe", "unigram"]), default="wordpiece", show_default=True
-)
+@click.option("--type", "kind", type=click.Choice(KINDS), default="wordpiece", show_default=True)
 @click.option("--vocab-size", type=click.IntRange(64), default=8192, show_default=True, help="Specials included.")
 @click.option("--max-documents", type=click.IntRange(1), help="Read no more than the first so many documents.")
 @click.option("--text-column", default="text", show_default=True)

@@ -13,7 +13,7 @@ class Corpus:
     """Where the documents of a named corpus are, and what is known of them.
 
     `source` and `config` are the hub's; every corpus of the hub is streamed, never downloaded whole. `documents`
-    and `bytes` (of text) are those of the split.
+    and `bytes` (of its columns, unpacked) are those of the split.
     """
 
     name: str
@@ -31,7 +31,7 @@ CORPORA: dict[str, Corpus] = {
     for corpus in (
         Corpus(quickstart.NAME, quickstart.NAME, None, "CC BY-SA", documents=10_033),
         # a subset of the Pile, whose parts have licences of their own (arXiv:2304.08442)
-        Corpus("minipile", "JeanKaddour/minipile", None, "other", documents=1_000_000),
+        Corpus("minipile", "JeanKaddour/minipile", None, "other", documents=1_000_000, bytes=5_906_108_510),
         Corpus(
             "openwebtext",
             "Skylion007/openwebtext",
@@ -46,6 +46,7 @@ CORPORA: dict[str, Corpus] = {
             "20231101.en",
             "CC BY-SA 3.0, GFDL",
             documents=6_407_814,
+            bytes=20_200_062_385,
         ),
         Corpus(
             "fineweb-edu",

@@ -22,6 +22,7 @@ import json
 import os
 import re
 import sys
+import textwrap
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -86,7 +87,7 @@ def source_identity(source: str, config: str | None = None, split: str = "train"
     """What tells one content of `source` from another unread: paths, sizes and times, or the hub's commit."""
     paths = local_files(source, config, split)
     if paths is None:
-        return [source, str(config), split, str(check_hub(source, "dataset", _remedy(source)))]
+        return [source, str(config), split, str(check_hub(source, "dataset", _remedy(source, config, split)))]
     stats = [(path.resolve(), path.stat()) for path in paths]
     return [f"{path}:{stat.st_size}:{stat.st_mtime_ns}" for path, stat in stats]
 
@@ -135,12 +136,13 @@ def configs(source: str) -> list[str]:
         raise UserError(f"{source}: no such file or folder (a data set of the hub is written org/name)")
     import datasets
 
-    check_hub(source, "dataset", _remedy(source))
+    remedy = _remedy(source, "<config>", "train")
+    check_hub(source, "dataset", remedy)
     try:
         return datasets.get_dataset_config_names(source)
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         reason = str(error).partition("\n")[0]
-        raise UserError(f"{source}: cannot be listed ({reason}); {_remedy(source)}") from None
+        raise UserError(f"{source}: cannot be listed ({reason}); {remedy}") from None
 
 
 def _suffix(path: Path) -> str:
@@ -166,12 +168,11 @@ def _mirrored(source: str, config: str | None, split: str) -> list[Path] | None:
 
 def _mirror_patterns(config: str | None, split: str) -> list[str]:
     """Where the files of a split may lie: one file, or shards under the names that repositories of the hub use."""
-    if config is None:
-        folders = ["", "data/", "plain_text/", "default/"]
-        return [f"{split}.parquet"] + [f"{folder}{split}-*.parquet" for folder in folders]
-    patterns = [f"{config}/{split}.parquet", f"{config}/{split}-*.parquet"]
-    # fineweb-edu keeps `sample-10BT` in sample/10BT/000_00000.parquet
-    return [*patterns, f"{config.replace('-', '/')}/*.parquet"] if split == "train" else patterns
+    folders = ["", "data/", "plain_text/", "default/"] if config is None else [f"{config}/"]
+    patterns = [f"{folder}{split}{shard}.parquet" for folder in folders for shard in ("", "-*")]
+    if config is not None and split == "train":
+        patterns.append(f"{config.replace('-', '/')}/*.parquet")  # fineweb-edu: `sample-10BT` in sample/10BT/
+    return patterns
 
 
 def _read_files(paths: Sequence[Path], columns: Sequence[str]) -> Iterator[Row]:
@@ -255,7 +256,8 @@ def _read_conllu(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict
 def _read_hub(source: str, config: str | None, split: str, columns: Sequence[str]) -> Iterator[Row]:
     import datasets  # slow to import, and files need none of it
 
-    check_hub(source, "dataset", _remedy(source))
+    remedy = _remedy(source, config, split)
+    check_hub(source, "dataset", remedy)
     try:  # offline, only what `datasets` has already cached can be read, and that cannot be streamed
         table = datasets.load_dataset(source, config, split=split, streaming=not is_offline_mode())
         for number, values in enumerate(table, 1):
@@ -265,12 +267,13 @@ def _read_hub(source: str, config: str | None, split: str, columns: Sequence[str
     except UserError:
         raise
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
-        reason = str(error).partition("\n")[0]
-        raise UserError(f"{source}: cannot be loaded from the hub ({reason}); {_remedy(source)}") from None
+        reason = textwrap.shorten(str(error), 200, placeholder=" …")  # a wrong config is answered with the valid ones
+        raise UserError(f"{source}: cannot be loaded from the hub ({reason}); {remedy}") from None
 
 
-def _remedy(source: str) -> str:
-    local = f"set {DATA_ROOT}=DIR, where DIR/{source}/<config>/<split>.parquet is a local copy"
+def _remedy(source: str, config: str | None, split: str) -> str:
+    file = "/".join([source, *filter(None, [config]), f"{split}.parquet"])
+    local = f"set {DATA_ROOT}=DIR, where DIR/{file} is a local copy"
     return f"{local}, or HF_ENDPOINT=URL of a mirror, or give a file"
 
 

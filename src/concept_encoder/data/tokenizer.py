@@ -55,7 +55,7 @@ def train_tokenizer(texts: Iterable[str], kind: TokenizerKind, vocab_size: int) 
     except Exception as error:  # the Rust trainers raise a bare Exception
         raise UserError(f"vocab_size: no {kind} tokenizer can be trained on this text ({error})") from None
     if tokenizer.get_vocab_size() <= len(_SPECIALS):
-        raise UserError(f"tokenizer: the text holds nothing to train a {kind} tokenizer on")
+        raise UserError(f"tokenizer: no training text for a {kind} tokenizer; hold out less, or give more")
     return _finish(tokenizer)
 
 
@@ -196,7 +196,7 @@ def _load_folder(folder: Path) -> PreTrainedTokenizerFast:
 
 
 def _load_hub(name: str) -> PreTrainedTokenizerFast:
-    remedy = "give a folder with tokenizer.json, or a vocab.txt"
+    remedy = "give a folder with tokenizer.json, or a vocab.txt, or set HF_ENDPOINT=URL of a mirror"
     try:  # what an earlier run has downloaded needs no network
         return AutoTokenizer.from_pretrained(name, local_files_only=True)
     except (OSError, ValueError):

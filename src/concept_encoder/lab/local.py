@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from concept_encoder.cores import usable_cores
 from concept_encoder.lab import supervise
 from concept_encoder.lab.engine import Engine, Job, JobStatus, Room
 from concept_encoder.records import write_atomically
@@ -31,7 +32,7 @@ class LocalEngine(Engine):
     """
 
     def __init__(self, slots: int | None = None, gpus: list[int] | None = None, firmness: tuple = _FIRMNESS):
-        cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+        cores = usable_cores()
         self.slots = slots or max(cores // 2, 1)
         self.gpus = visible_gpus() if gpus is None else gpus
         self.firmness = firmness

@@ -1,5 +1,6 @@
 """The file of word n-grams that `pmi` masking hides together: written by `concept-encoder data pmi`, looked up here."""
 
+import io
 import zipfile
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from transformers import PreTrainedTokenizerFast
 
 from concept_encoder.objectives.masking_units import hash_runs, hash_words
 from concept_encoder.objectives.masking_words import fingerprint, word_starts
+from concept_encoder.records import write_atomically
 
 LONGEST = 5  # words
 
@@ -34,11 +36,9 @@ class NgramFile:
 
     def save(self, path: Path) -> None:
         """Write whole or not at all."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.partial")
-        with partial.open("wb") as file:
-            np.savez(file, **vars(self))
-        partial.replace(path)
+        content = io.BytesIO()
+        np.savez(content, **vars(self))
+        write_atomically(path, content.getvalue())
 
     @classmethod
     def load(cls, path: Path, tokenizer: PreTrainedTokenizerFast) -> "NgramFile":
