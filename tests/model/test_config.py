@@ -95,7 +95,18 @@ def test_unreadable_layouts(text):
         ({"hidden_size": 2**25}, "hidden_size: 33,554,432 is too large; use at most 16,777,216"),
         ({"vocab_size": 10**12}, "vocab_size: 1,000,000,000,000 is too large"),
         ({"num_concepts": 10**12}, "num_concepts: 1,000,000,000,000 is too large"),
-        ({"token_dim": 1}, "token_dim: 1 is nothing after normalisation; use at least 2"),
+        ({"token_dim": 1}, "token_dim: 1 is at most a sign after normalisation; use at least 3"),
+        ({"token_dim": 2}, "token_dim: 2 is at most a sign after normalisation; use at least 3"),
+        ({"num_concepts": 1}, "num_concepts: 1 leaves nothing to choose between; use at least 2"),
+        ({"concept_ratio": 48}, "concept_ratio: 48 makes one concept of the longest text"),
+        ({"concept_source": "anchored", "concept_ratio": 99}, "concept_ratio: 99 makes one concept of the longest"),
+        ({"cope_positions": 1}, "cope_positions: 1 tells no counts apart; use at least 2"),
+        ({"max_position_embeddings": 1}, "max_position_embeddings: 1 leaves nothing to attend to"),
+        ({"vocab_size": 1}, "vocab_size: 1 leaves nothing to choose between"),
+        (
+            {"layer_types": "pool*7 think", "concept_source": "pooled", "decoder": "upsample"},
+            "layer_types: after 6 'pool' the longest text has 2 tokens, and another shortens nothing; drop some",
+        ),
         ({"token_dim": 1.5}, "token_dim: expected a whole number, found 1.5"),
         ({"hidden_size": True}, "hidden_size: expected a whole number, found True"),
         ({"rope_theta": "wide"}, "rope_theta: expected a number, found 'wide'"),
@@ -143,7 +154,7 @@ def test_whole_numbers_are_numbers():
     assert (type(config.rope_theta), type(config.hidden_dropout_prob)) == (float, float)
 
 
-@given(size=st.integers(2, 5000), heads=st.integers(1, 6000))
+@given(size=st.integers(3, 5000), heads=st.integers(1, 6000))
 def test_the_nearest_divisors_are_named(size, heads):
     fitting = sorted((n for n in range(1, size + 1) if size % n == 0), key=lambda n: (abs(n - heads), -n))
     if heads in fitting:

@@ -141,6 +141,9 @@ class WindowedAttention(Attention):
             mask = bias.masked_fill(~mask, torch.finfo(bias.dtype).min)
         attended, _ = self.attend(q, k, v, mask)
         attended_BNHd = attended.unflatten(0, (batch, blocks)).flatten(1, 2)[:, :length]
+        if y_mask_BK is not None:  # whoever sees nobody hears nothing, as in a text that one window covers
+            seen_BN = F.max_pool1d(y_mask_BK.float(), 2 * half + 1, stride=1, padding=half) > 0
+            attended_BNHd = attended_BNHd.masked_fill(~seen_BN[..., None, None], 0.0)
         return self.finish(attended_BNHd), None
 
 
@@ -159,7 +162,7 @@ def _band_mask(length: int, half: int, mask_BN: Tensor | None, device: torch.dev
     if mask_BN is None:
         mask_BN = torch.ones(1, length, dtype=torch.bool, device=device)
     allowed = band & F.pad(mask_BN, (half, half + -length % half)).unfold(1, 3 * half, half)[:, :, None]
-    return allowed | (~allowed.any(-1, keepdim=True) & (key == query))  # padding sees itself: no zero by zero
+    return allowed | (~allowed.any(-1, keepdim=True) & (key == query))  # itself at worst: no zero by zero
 
 
 def eager_attention(

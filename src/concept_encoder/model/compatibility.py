@@ -41,11 +41,14 @@ def _check_concepts(config: "ConceptEncoderConfig", layers: list[type]) -> None:
     for name in given:
         if name not in source.options:
             raise ValueError(f"{name}: {source.without_options}")
-        if getattr(config, name) < 1:
-            raise ValueError(f"{name}: {getattr(config, name)} is not positive")
     if len(given) == 2:
         raise ValueError("num_concepts: given together with concept_ratio; give one of them")
     longest = config.concepts_at(config.max_position_embeddings)
+    if longest == 1:  # not of a fixed number, which is checked with the sizes
+        raise ValueError(
+            f"concept_ratio: {config.concept_ratio} makes one concept of the longest text, which leaves nothing to "
+            f"choose between; use less than max_position_embeddings, {config.max_position_embeddings}"
+        )
     if POSITIONS[config.concept_position].has_table and longest > config.max_position_embeddings:
         raise ValueError(f"num_concepts: {longest} exceeds the position table; raise max_position_embeddings")
 
@@ -62,6 +65,12 @@ def _check_shortening(config: "ConceptEncoderConfig", layers: list[type], answer
                 f"concept_source: {source.name!r} needs a 'pool' in layer_types; add one or use 'anchored'"
             )
         return
+    shortening = sum(layer.shortens for layer in layers)
+    if 2 ** (shortening - 1) >= config.max_position_embeddings - 1:
+        raise ValueError(
+            f"layer_types: after {shortening - 1} {short!r} the longest text has 2 tokens, and another shortens "
+            "nothing; drop some"
+        )
     if decoder.needs_all_tokens:
         raise ValueError(
             f"decoder: {decoder.name!r} answers at full length, but {short!r} shortens the tokens; "

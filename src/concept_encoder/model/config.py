@@ -41,20 +41,30 @@ _WORDS = {
     list[str]: "a list of names",
     list[int]: "a list of whole numbers",
 }
-# The least and the largest value of each size. The largest are far beyond use: products of them fit in 63 bits.
+# The largest value of each size: far beyond use, and products of them fit in 63 bits.
 _WIDTH, _COUNT = 2**24, 2**31
 _SIZES = {
-    "vocab_size": (1, _COUNT),
-    "hidden_size": (2, _WIDTH),  # a norm makes nothing of one number
-    "token_dim": (2, _WIDTH),
-    "num_attention_heads": (1, _WIDTH),
-    "intermediate_size": (1, 4 * _WIDTH),
-    "num_concepts": (1, _COUNT),
-    "concept_ratio": (1, _COUNT),
-    "max_position_embeddings": (1, _COUNT),
-    "type_vocab_size": (1, _COUNT),
-    "cope_positions": (1, _COUNT),
-    "local_window": (2, _COUNT),
+    "vocab_size": _COUNT,
+    "hidden_size": _WIDTH,
+    "token_dim": _WIDTH,
+    "num_attention_heads": _WIDTH,
+    "intermediate_size": 4 * _WIDTH,
+    "num_concepts": _COUNT,
+    "concept_ratio": _COUNT,
+    "max_position_embeddings": _COUNT,
+    "type_vocab_size": _COUNT,
+    "cope_positions": _COUNT,
+    "local_window": _COUNT,
+}
+# The least value, where less than it would leave weights that nothing can teach.
+_LEAST = {
+    "vocab_size": (2, "leaves nothing to choose between"),
+    "hidden_size": (3, "is at most a sign after normalisation"),
+    "token_dim": (3, "is at most a sign after normalisation"),
+    "num_concepts": (2, "leaves nothing to choose between"),
+    "max_position_embeddings": (2, "leaves nothing to attend to"),
+    "cope_positions": (2, "tells no counts apart"),
+    "local_window": (2, "leaves no neighbour on each side"),
 }
 
 
@@ -254,14 +264,14 @@ class ConceptEncoderConfig(PreTrainedConfig):
         check_layout(self)
 
     def _check_sizes(self) -> None:
-        for name, (least, largest) in _SIZES.items():
+        for name, largest in _SIZES.items():
             value = getattr(self, name)
             if value is None:
                 continue
             if value < 1:
                 raise ValueError(f"{name}: {value} is not positive")
+            least, why = _LEAST.get(name, (1, ""))
             if value < least:
-                why = "leaves no neighbour on each side" if name == "local_window" else "is nothing after normalisation"
                 raise ValueError(f"{name}: {value} {why}; use at least {least}")
             if value > largest:
                 raise ValueError(f"{name}: {value:,} is too large; use at most {largest:,}")
