@@ -10,6 +10,7 @@ from concept_encoder.model.pooling import CLASSIFIER_HEADS
 from concept_encoder.model.positions import POSITIONS
 from concept_encoder.model.sources import SOURCES
 
+HEADS = sorted(CLASSIFIER_HEADS)
 SMALL = {
     "vocab_size": 320,
     "hidden_size": 32,
@@ -24,11 +25,23 @@ def small(**fields: object) -> ConceptEncoderConfig:
     return ConceptEncoderConfig(**{**SMALL, **fields})
 
 
+def changed(config: ConceptEncoderConfig, **fields: object) -> ConceptEncoderConfig:
+    """The same configuration with other values for some fields."""
+    own = config.to_diff_dict()
+    return ConceptEncoderConfig(
+        **{name: own[name] for name in own if name not in ("model_type", "transformers_version", "dtype")} | fields
+    )
+
+
 def concepts(source: str) -> dict[str, object]:
     """The number of concepts as the source wants it."""
     if source == "none":
         return {}
     return {"learned": {"num_concepts": 6}, "anchored": {"concept_ratio": 4}}.get(source, {})
+
+
+def needs_concepts(head: str) -> bool:
+    return CLASSIFIER_HEADS[head].needs_concepts
 
 
 def variant_cases() -> dict[str, ConceptEncoderConfig]:
@@ -117,15 +130,20 @@ def valid_configs(draw: st.DrawFn) -> ConceptEncoderConfig:
     source = draw(st.sampled_from(sorted(SOURCES)))
     names = sorted(name for name, move in MOVES.items() if source != "none" or "concepts" not in move.uses)
     layers = draw(st.lists(st.sampled_from(names), min_size=1, max_size=5))
+    rounds = draw(st.sampled_from([1, 1, 2]))  # two rounds share their weights
     count = draw(st.sampled_from([{"concept_ratio": 3}, {"num_concepts": 5}, {}] if source != "none" else [{}]))
     fields = {
-        "layer_types": layers,
+        "layer_types": layers * rounds,
+        "layer_groups": list(range(len(layers))) * rounds,
+        "num_attention_heads": draw(st.sampled_from([4, 1, 8])),
+        "local_window": draw(st.sampled_from([8, 2, 64])),
         "concept_source": source,
         "decoder": draw(st.sampled_from(sorted(DECODERS))),
-        "decoder_layer_types": draw(st.sampled_from([None, "write", "write mix_local", "mix"])),
+        "decoder_layer_types": draw(st.sampled_from([None, "write", "write mix_local", "mix", "read write"])),
         "token_position": draw(st.sampled_from(sorted(POSITIONS))),
         "concept_position": draw(st.sampled_from(sorted(POSITIONS))),
         "token_dim": draw(st.sampled_from([32, 8])),
+        "classifier_head": draw(st.sampled_from([h for h in HEADS if source != "none" or not needs_concepts(h)])),
         "mask_free": draw(st.booleans()),
         **count,
     }
@@ -138,6 +156,3 @@ def valid_configs(draw: st.DrawFn) -> ConceptEncoderConfig:
                 reject()
             fields[field] = "none"
     raise AssertionError("both positions are 'none', and one still acts nowhere")
-
-
-HEADS = sorted(CLASSIFIER_HEADS)

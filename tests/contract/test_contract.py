@@ -2,10 +2,11 @@
 
 import copy
 import math
+from collections.abc import Iterable
 
 import pytest
 import torch
-from cases import HEADS, valid_configs, variant_cases
+from cases import HEADS, changed, valid_configs, variant_cases
 from hypothesis import HealthCheck, given, settings
 
 from concept_encoder.model import (
@@ -76,8 +77,12 @@ def test_gradient_reaches_every_parameter_and_first_loss_is_ln_v(config):
     loss = model(ids, attention_mask=mask, labels=labels).loss
     assert abs(loss.item() / math.log(config.vocab_size) - 1) < 0.02
     loss.backward()
-    silent = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
-    assert not silent
+    assert not silent(model.named_parameters())
+
+
+def silent(parameters: Iterable[tuple[str, torch.nn.Parameter]]) -> list[str]:
+    """The names of those that no gradient reaches."""
+    return [name for name, p in parameters if p.grad is None or not p.grad.abs().sum() > 0]
 
 
 @every_variant
@@ -136,18 +141,19 @@ def test_sparse_loss_equals_dense_loss(config):
 @every_variant
 @pytest.mark.parametrize("head", HEADS)
 def test_classifiers_pad_and_train(config, head):
-    ids, mask = padded_batch(config)
-    fields = {**config.to_diff_dict(), "classifier_head": head}
-    fields = {
-        name: value for name, value in fields.items() if name not in ("model_type", "transformers_version", "dtype")
-    }
-    if CLASSIFIER_HEADS[head].needs_concepts and config.concept_source == "none":
-        with pytest.raises(ValueError, match="classifier_head"):
-            ConceptEncoderForSequenceClassification(ConceptEncoderConfig(**fields))
+    if CLASSIFIER_HEADS[head].needs_concepts and not config.has_concepts:
+        with pytest.raises(ValueError, match=f"^classifier_head: '{head}' pools concepts"):
+            changed(config, classifier_head=head)
         return
-    model = build(ConceptEncoderForSequenceClassification, ConceptEncoderConfig(**fields, num_labels=3))
+    check_classifier(changed(config, classifier_head=head, num_labels=3))
+
+
+def check_classifier(config: ConceptEncoderConfig) -> None:
+    """Padding changes nothing, and gradient reaches whatever the head uses."""
+    ids, mask = padded_batch(config)
+    model, head = build(ConceptEncoderForSequenceClassification, config), CLASSIFIER_HEADS[config.classifier_head]
     short = ids[2:, :5]
-    if CLASSIFIER_HEADS[head].separate_texts:
+    if head.separate_texts:
         ids, mask = torch.stack([ids, ids.flip(0)], 1), torch.stack([mask, mask.flip(0)], 1)
         short = torch.stack([ids[2:, 0], ids[2:, 1]], 1)
         alone = model(short, attention_mask=mask[2:]).logits
@@ -156,16 +162,18 @@ def test_classifiers_pad_and_train(config, head):
     output = model(ids, attention_mask=mask, labels=torch.tensor([0, 1, 2]))
     torch.testing.assert_close(output.logits[2:], alone, atol=1e-5, rtol=1e-5)
     output.loss.backward()
-    assert model.classifier.weight.grad.abs().sum() > 0
+    own = ("pool.", "classifier.")  # who pools concepts leaves the decoder aside, and moves that only it reads
+    assert not [name for name in silent(model.named_parameters()) if not head.needs_concepts or name.startswith(own)]
 
 
-def test_token_classifier():
-    config = CASES["preset=woven"]
+@every_variant
+def test_token_classifier(config):
     ids, mask = padded_batch(config)
     model = build(ConceptEncoderForTokenClassification, config)
     output = model(ids, attention_mask=mask, labels=torch.where(mask.bool(), ids % 2, -100))
     assert output.logits.shape == (3, 37, 2)
     output.loss.backward()
+    assert not silent(model.named_parameters())
 
 
 @every_variant
@@ -194,6 +202,23 @@ def test_strict_decoders_hear_of_the_text_through_the_concepts_alone(config):
     assert torch.allclose(found[mask.bool()], expected[mask.bool()], atol=1e-6) is model.model.decoder.strict
 
 
+@every_variant
+def test_without_masks_nobody_hears_which_vector_mask_has(config):
+    """`mask_free`: no state but those of the hidden tokens themselves depends on the embedding of [MASK]."""
+    config = changed(config, mask_free=True)
+    ids, mask = padded_batch(config)
+    model = build(ConceptEncoderModel, config)
+    with torch.no_grad():
+        before = model.encode(ids, attention_mask=mask)
+        model.embeddings.word.weight[config.mask_token_id].normal_()
+        after = model.encode(ids, attention_mask=mask)
+    seen_BN = before.visible_BN
+    torch.testing.assert_close(after.x_BND[seen_BN], before.x_BND[seen_BN])
+    if config.has_concepts:
+        exists_BC = slice(None) if before.z_mask_BC is None else before.z_mask_BC
+        torch.testing.assert_close(after.z_BCD[exists_BC], before.z_BCD[exists_BC])
+
+
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.filter_too_much, HealthCheck.too_slow])
 @given(config=valid_configs())
 def test_sampled_combinations(config):
@@ -201,7 +226,8 @@ def test_sampled_combinations(config):
     ids, _ = padded_batch(config)
     model = build(ConceptEncoderForMaskedLM, config)
     model(ids, labels=ids).loss.backward()
-    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.parameters())
+    assert not silent(model.named_parameters())
+    check_classifier(changed(config, num_labels=3))
 
 
 def test_auto_classes_load_what_was_saved(tmp_path):

@@ -1,5 +1,7 @@
 """Our modules against outside references: transformers and torch."""
 
+from functools import partial
+
 import pytest
 import torch
 from cases import SMALL, small
@@ -187,11 +189,15 @@ def test_recursion_shares_weights_and_more_rounds_load_the_same_checkpoint(tmp_p
     model = ConceptEncoderModel(config)
     assert len(model.groups) == 2
     model.save_pretrained(tmp_path)
-    longer = load_checkpoint(ConceptEncoderModel, tmp_path, layer_types="(read think)^5")
-    for name, parameter in model.named_parameters():
-        assert torch.equal(parameter, longer.get_parameter(name))
     ids = torch.randint(5, 320, (1, 9))
-    assert not torch.equal(model.eval()(ids).concepts, longer.eval()(ids).concepts)
+    for load in (partial(load_checkpoint, ConceptEncoderModel), ConceptEncoderModel.from_pretrained):
+        longer = load(tmp_path, layer_types="(read think)^5")
+        assert longer.config.num_hidden_layers == 10
+        for name, parameter in model.named_parameters():
+            assert torch.equal(parameter, longer.get_parameter(name))
+        assert not torch.equal(model.eval()(ids).concepts, longer.eval()(ids).concepts)
+    with pytest.raises(ValueError, match=r"^layer_types\[1\]: no move is called 'thnik'"):
+        ConceptEncoderModel.from_pretrained(tmp_path, layer_types="(read thnik)^5")
 
 
 @pytest.mark.parametrize("preset", ["woven", "perceiver_mlm", "funnel"])

@@ -169,24 +169,6 @@ def test_slots_drop_attention_while_they_train():
     assert not torch.allclose(move.train()(s).z_BCD, sure)
 
 
-@pytest.mark.parametrize("preset", ["anchored", "perceiver_posonly_mlm", "funnel"])
-def test_mask_free_encoding_does_not_see_which_mask_token_stands_there(preset):
-    config = preset_config(
-        preset, 6, **SMALL, mask_free=True, **({} if preset != "perceiver_posonly_mlm" else {"num_concepts": 6})
-    )
-    model = ConceptEncoderForMaskedLM(config).eval()
-    ids = torch.randint(5, 320, (2, 30))
-    ids[:, [3, 8, 9, 10, 11]] = config.mask_token_id
-    with torch.no_grad():
-        before = model.model.encode(ids).z_BCD
-        model.model.embeddings.word.weight[config.mask_token_id] += 1.0
-        after = model.model.encode(ids).z_BCD
-    visible_chunks = torch.ones(before.shape[1], dtype=torch.bool)
-    if preset == "anchored":
-        visible_chunks[2] = False  # tokens 8 to 11: nothing but [MASK], its concept starts from its place alone
-    torch.testing.assert_close(before[:, visible_chunks], after[:, visible_chunks])
-
-
 def test_more_concepts_for_longer_texts():
     model = ConceptEncoderModel(small(layer_types="read think", decoder="query_position", concept_ratio=4))
     assert model(torch.randint(5, 320, (1, 9))).concepts.shape[1] == 3

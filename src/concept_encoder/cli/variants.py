@@ -21,12 +21,12 @@ def command(family: str | None) -> None:
         field, members = families[name]
         table = Table(title=f"{name}: {field}", title_justify="left", title_style="bold")
         table.add_column("name", no_wrap=True)
-        table.add_column("what it is")
-        table.add_column("source")
-        table.add_column("its fields")
+        table.add_column("what it is", overflow="fold")
+        table.add_column("source", overflow="fold")
+        table.add_column("its fields", no_wrap=True)
         for member, (text, options) in members.items():
             about, _, source = text.partition("Source: ")
-            table.add_row(*map(Text, (member, about.strip(), source.strip(), ", ".join(options))))
+            table.add_row(*map(Text, (member, about.strip(), source.strip(), "\n".join(options))))
         console.print(table)
 
 

@@ -36,7 +36,9 @@ def _check_concepts(config: "ConceptEncoderConfig", layers: list[type]) -> None:
     source = SOURCES[config.concept_source]
     using = next((layer.name for layer in layers if "concepts" in layer.uses), None)
     if using and not source.has_concepts:
-        raise ValueError(f"concept_source: 'none', but the move {using!r} needs concepts; use 'learned' or 'anchored'")
+        raise ValueError(
+            f"concept_source: {source.name!r}, but the move {using!r} needs concepts; use 'learned' or 'anchored'"
+        )
     given = [name for name in ("num_concepts", "concept_ratio") if getattr(config, name) is not None]
     for name in given:
         if name not in source.options:
@@ -92,7 +94,9 @@ def _check_shortening(config: "ConceptEncoderConfig", layers: list[type], answer
 def _check_decoder(config: "ConceptEncoderConfig", layers: list[type]) -> None:
     source, decoder = SOURCES[config.concept_source], DECODERS[config.decoder]
     if decoder.needs_concepts and not source.has_concepts:
-        raise ValueError(f"decoder: {decoder.name!r} reads concepts, but concept_source is 'none'; use 'token_stream'")
+        raise ValueError(
+            f"decoder: {decoder.name!r} reads concepts, but concept_source is {source.name!r}; use 'token_stream'"
+        )
     if decoder.needs_fixed_number and config.num_concepts is None:
         raise ValueError(f"decoder: {decoder.name!r} has one weight a concept and needs a fixed num_concepts")
     if decoder.needs_owned_positions and not source.owns_positions:
@@ -114,14 +118,15 @@ def _check_positions_act(config: "ConceptEncoderConfig", layers: list[type]) -> 
     begun = {"token_position": True, "concept_position": SOURCES[config.concept_source].has_concepts}
     added = ", ".join(repr(name) for name, member in POSITIONS.items() if member.acts_on_states)
     for field, stream, own in (("token_position", "tokens", "mix"), ("concept_position", "concepts", "think")):
-        name = getattr(config, field)
-        if not begun[field] and name != "none":
-            raise ValueError(f"{field}: {name!r} acts nowhere, as concept_source is 'none'; use 'none'")
-        if POSITIONS[name].acts_in_attention and not POSITIONS[name].acts_on_states and field not in acting:
+        member = POSITIONS[getattr(config, field)]
+        if not begun[field] and (member.acts_on_states or member.acts_in_attention):
+            source = config.concept_source
+            raise ValueError(f"{field}: {member.name!r} acts nowhere, as concept_source is {source!r}; use 'none'")
+        if member.acts_in_attention and not member.acts_on_states and field not in acting:
             both = ", and across both fields must be it, for concepts that own positions"
             raise ValueError(
-                f"{field}: {name!r} acts nowhere, as no move attends from {stream} to {stream}"
-                f"{both if POSITIONS[name].needs_owned_positions else ''}; add a {own!r}, or use {added} or 'none'"
+                f"{field}: {member.name!r} acts nowhere, as no move attends from {stream} to {stream}"
+                f"{both if member.needs_owned_positions else ''}; add a {own!r}, or use {added} or 'none'"
             )
 
 

@@ -209,6 +209,12 @@ class ConceptEncoderConfig(PreTrainedConfig):
         """C for a text of `length` tokens; 0 without concepts."""
         return SOURCES[self.concept_source].num_concepts(self, length)
 
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> "ConceptEncoderConfig":
+        """As in transformers; fields given to `from_pretrained` beside the saved ones are checked like them."""
+        own = {name: kwargs.pop(name) for name in ConceptEncoderConfig.__annotations__ if name in kwargs}
+        return super().from_dict(replaced(config_dict, own), **kwargs)
+
     def validate_layer_type(self) -> None:
         """Moves are checked in `_check`; transformers' own list of layer types does not hold them."""
 
@@ -260,7 +266,12 @@ class ConceptEncoderConfig(PreTrainedConfig):
             raise ValueError("mask_free: hides [MASK], but mask_token_id is not set; set it to the tokenizer's")
         from concept_encoder.model.pooling import CLASSIFIER_HEADS  # pooling is built on the encoder, which needs us
 
-        CLASSIFIER_HEADS.member("classifier_head", self.classifier_head)
+        head = CLASSIFIER_HEADS.member("classifier_head", self.classifier_head)
+        if head.needs_concepts and not self.has_concepts:
+            raise ValueError(
+                f"classifier_head: {head.name!r} pools concepts, but concept_source is {self.concept_source!r}; "
+                "use 'via_decoder'"
+            )
         check_layout(self)
 
     def _check_sizes(self) -> None:
@@ -275,6 +286,11 @@ class ConceptEncoderConfig(PreTrainedConfig):
                 raise ValueError(f"{name}: {value} {why}; use at least {least}")
             if value > largest:
                 raise ValueError(f"{name}: {value:,} is too large; use at most {largest:,}")
+
+
+def replaced(saved: dict[str, Any], fields: dict[str, Any]) -> dict[str, Any]:
+    """Saved fields with others in their place; a new layout brings groups of its own."""
+    return {**saved, **({"layer_groups": None} if "layer_types" in fields else {}), **fields}
 
 
 def _divisors_near(config: ConceptEncoderConfig) -> str:

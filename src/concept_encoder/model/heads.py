@@ -99,13 +99,8 @@ class ConceptEncoderForSequenceClassification(ConceptEncoderPreTrainedModel):
 
     def __init__(self, config: ConceptEncoderConfig):
         super().__init__(config)
-        head = CLASSIFIER_HEADS.member("classifier_head", config.classifier_head)
-        if head.needs_concepts and not config.has_concepts:
-            raise ValueError(
-                f"classifier_head: {head.name!r} pools concepts, but concept_source is 'none'; use 'via_decoder'"
-            )
         self.model = ConceptEncoderModel(config)
-        self.pool = head(config)
+        self.pool = CLASSIFIER_HEADS[config.classifier_head](config)
         self.dropout = nn.Dropout(config.classifier_dropout)
         self.classifier = nn.Linear(self.pool.size, config.num_labels)
         self.post_init()

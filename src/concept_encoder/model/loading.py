@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from tokenizers import Tokenizer
 from transformers import AutoModelForMaskedLM, PreTrainedModel
 
-from concept_encoder.model.config import ConceptEncoderConfig
+from concept_encoder.model.config import ConceptEncoderConfig, replaced
 from concept_encoder.model.heads import ConceptEncoderForMaskedLM
 
 M = TypeVar("M", bound=PreTrainedModel)
@@ -51,10 +51,8 @@ def load_checkpoint(model_class: type[M], path: str | Path, **fields: Any) -> M:
     """
     folder = resolve_checkpoint(path)
     saved = _saved_config(folder)
-    if "layer_types" in fields:
-        saved.pop("layer_groups", None)  # a new layout brings its own
     kernel = fields.pop("attn_implementation", None)
-    config = ConceptEncoderConfig(**{**saved, **fields})
+    config = ConceptEncoderConfig(**replaced(saved, fields))
     _check_tokenizer(folder, config)
     try:
         model, report = model_class.from_pretrained(

@@ -138,6 +138,7 @@ def twin_config(config: ConceptEncoderConfig, num_layers: int) -> ConceptEncoder
         "concept_ratio",
         "concept_position",
         "decoder_layer_types",
+        "classifier_head",
         "dtype",
     ):
         fields.pop(name, None)
