@@ -52,7 +52,7 @@ def test_run_status_logs_report(capsys, program, write_plan, tmp_path):
     code, out, _ = call(capsys, "status", str(file), *store)
     assert code == 0
     assert "a.s0" in out
-    assert "nobody schedules" in out
+    assert f"the plan has ended: concept-encoder plan report {file}" in out
     code, out, err = call(capsys, "logs", str(file), "b", *store)
     assert "no preset is called 'wovn'" in out
     assert "running" in err

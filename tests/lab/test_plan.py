@@ -125,6 +125,13 @@ def test_the_content_is_the_identity(write_plan):
     assert edited[1] != before[1], "what reads the run is touched too"
 
 
+@pytest.mark.parametrize(("gpus", "micro", "half"), [(0, None, 32), (0, 16, 8), (4, None, 8), (4, 64, 8), (0, 1, None)])
+def test_half_a_micro_batch_is_half_of_what_one_device_reads(write_plan, gpus, micro, half):
+    training = {"training.batch_size": 64, **({} if micro is None else {"training.micro_batch_size": micro})}
+    (run,) = expand(load_plan(write_plan({"id": "a", "overrides": training, "resources": {"gpus": gpus}})))
+    assert run.out_of_memory_remedy({}) == (None if half is None else {"training.micro_batch_size": half})
+
+
 def test_rows_grids_seeds_and_references(write_plan):
     plan = load_plan(
         write_plan(

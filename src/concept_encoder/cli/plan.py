@@ -81,13 +81,13 @@ def check(
         rates = measured_rates(before.states()) if before else {}
         show_table("Estimated size (weights, gradients, AdamW, activations)", *size_table(sizes, rates))
     click.echo(
-        f"{found.runs} runs, {found.gpu_hours:,.1f} GPU hours and {found.cpu_hours:,.1f} CPU-slot hours by the plan's "
+        f"{found.runs} runs, {found.gpu_hours:,.2f} GPU hours and {found.cpu_hours:,.2f} CPU-slot hours by the plan's "
         "own estimates"
     )
-    click.echo(f"critical path: {' -> '.join(found.critical_path)} ({found.critical_hours:,.1f} h)")
+    click.echo(f"critical path: {' -> '.join(found.critical_path)} ({_time(found.critical_hours)})")
     if engine.room.gpus is not None:
         gpus = sum(engine.room.gpus.values())
-        click.echo(f"on {engine.room.slots} CPU slots and {gpus} GPUs: at least {found.hours:,.1f} h")
+        click.echo(f"on {engine.room.slots} CPU slots and {gpus} GPUs: at least {_time(found.hours)}")
 
 
 @command.command("run")
@@ -158,7 +158,12 @@ def status(plan: str, store: str | None, everything: bool) -> None:
     console.print(status_table(states, kept, console.width, everything))
     _show_counts(states)
     holder = kept.holder()
-    click.echo(f"scheduled by {holder}" if holder else "nobody schedules: concept-encoder plan run goes on")
+    if holder:
+        click.echo(f"scheduled by {holder}")
+    elif all(state.final for state in states):
+        click.echo(f"the plan has ended: concept-encoder plan report {plan}")
+    else:
+        click.echo(f"nobody schedules: concept-encoder plan run {plan} goes on")
 
 
 @command.command("watch")
@@ -185,6 +190,8 @@ def watch(plan: str, store: str | None, every: float) -> None:
                 live.update(status_table(states, kept, console.width), refresh=True)
     except KeyboardInterrupt:
         pass
+    if not console.is_terminal:
+        click.echo()
     _show_counts(states)
 
 
@@ -304,6 +311,12 @@ def _one(states: list, name: str) -> Any:
     if not found:
         raise UserError(f"{name}: no run is called so; {nearest(name, [state.name for state in states])}")
     return found[0]
+
+
+def _time(hours: float) -> str:
+    from concept_encoder.lab.progress import duration
+
+    return duration(3600 * hours)
 
 
 def _show_counts(states: Any) -> None:

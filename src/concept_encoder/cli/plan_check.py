@@ -154,12 +154,16 @@ def size_table(sizes: Mapping[str, Size], rates: Rates) -> tuple[list[str], list
         [
             name,
             size.parameters,
-            f"{size.memory / 2**30:,.2f} GiB",
+            _memory(size),
             _flops(size),
             *([_time(size, rates)] if rates else []),
         ]
         for name, size in sizes.items()
     ]
+
+
+def _memory(size: Size) -> str:
+    return f"{size.memory / 2**30:,.1f} GiB" if size.memory >= 2**30 else f"{size.memory / 2**20:,.0f} MiB"
 
 
 def _flops(size: Size) -> str:

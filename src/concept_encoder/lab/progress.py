@@ -108,4 +108,4 @@ def duration(seconds: float) -> str:
     for unit, size, most in (("s", 1, 100), ("min", 60, 6000), ("h", 3600, 172_800)):
         if seconds < most:
             return f"{seconds / size:.{0 if unit != 'h' else 1}f} {unit}"
-    return f"{seconds / 86_400:.1f} d"
+    return f"{seconds / 86_400:,.1f} d"

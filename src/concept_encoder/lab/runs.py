@@ -54,11 +54,11 @@ class Run:
     def out_of_memory_remedy(self, changes: Mapping[str, Any]) -> dict[str, Any] | None:
         """Half the micro-batch, which leaves the effective batch as it is; None when it cannot be halved."""
         training = {**dict(self.sections.get("training") or {})}
-        batch = training.get("batch_size", 64)
-        micro = changes.get("training.micro_batch_size") or training.get("micro_batch_size") or batch
-        if not self.verb.takes_recipe or not isinstance(micro, int) or micro < 2:
+        share = training.get("batch_size", 64) // max(self.experiment.resources.gpus, 1)  # of a batch, on one device
+        micro = min(changes.get("training.micro_batch_size") or training.get("micro_batch_size") or share, share)
+        if not self.verb.takes_recipe or micro < 2:
             return None
-        half = next(size for size in range(micro // 2, 0, -1) if batch % size == 0)
+        half = next(size for size in range(micro // 2, 0, -1) if share % size == 0)
         return {**changes, "training.micro_batch_size": half}
 
 
