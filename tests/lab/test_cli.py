@@ -2,6 +2,8 @@
 
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -60,6 +62,40 @@ def test_run_status_logs_report(capsys, program, write_plan, tmp_path):
     assert "2 done, 1 failed" in out
     code, out, _ = call(capsys, "report", str(file), *store)
     assert (tmp_path / "store" / "report.html").is_file()
+
+
+def test_logs_are_followed_over_attempts_to_the_end(capsys, program, write_plan, tmp_path):
+    """Whole lines alone: half a token would not be known as one."""
+    store = Store(tmp_path / "store")
+    store.set_plan([State("1", "a.s0", "a", folder=str(tmp_path / "a"))])
+    (run,) = store.states()
+    store.move(run, "running", attempt=1)
+
+    def write(text: str) -> None:
+        folder = store.attempt_folder(run)
+        folder.mkdir(parents=True, exist_ok=True)
+        with open(folder / "log.txt", "a") as log:
+            log.write(text)
+
+    def go_on() -> None:
+        time.sleep(0.5)
+        write("token hf_abcdefgh")
+        time.sleep(0.5)
+        write("ijklmnop\n")
+        theirs = Store(tmp_path / "store")  # a connection belongs to its thread
+        theirs.move(theirs.states()[0], "waiting", "it crashed")
+        theirs.move(theirs.states()[0], "running", attempt=2)
+        run.attempt = 2
+        time.sleep(0.5)
+        write("the end")
+        theirs.move(theirs.states()[0], "done")
+
+    thread = threading.Thread(target=go_on)
+    thread.start()
+    code, out, err = call(capsys, "logs", "plan.yaml", "a", "--follow", "--store", str(tmp_path / "store"))
+    thread.join()
+    assert (code, out) == (0, "token ***\nthe end")
+    assert "attempt 2" in err
 
 
 def test_stop_works_without_a_scheduler(capsys, program, write_plan, tmp_path, monkeypatch):

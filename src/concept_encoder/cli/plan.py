@@ -1,4 +1,4 @@
-"""`concept-encoder plan check | run | status | watch | logs | stop | report`: a research plan, run to its end."""
+"""`concept-encoder plan check | run | stop | report`: a research plan, run to its end."""
 
 import sys
 from pathlib import Path
@@ -7,11 +7,11 @@ from typing import Any
 import click
 
 from concept_encoder.cli.plan_hosts import hosts
+from concept_encoder.cli.plan_options import find_run, plan_argument, show_counts, store_folder, store_option
+from concept_encoder.cli.plan_watch import logs, status, watch
 from concept_encoder.errors import UserError, nearest
 
 SUBCOMMANDS = ("check", "run", "status", "watch", "logs", "stop", "report", "hosts")
-_plan = click.argument("plan", type=click.Path())
-_store = click.option("--store", type=click.Path(), help="Folder of the plan's runs.  [default: runs/NAME of the plan]")
 _slots = click.option("--slots", type=click.IntRange(1), help="CPU runs at once.  [default: one for two cores]")
 _gpus = click.option("--gpus", type=click.IntRange(0), help="GPUs to use.  [default: all visible]")
 _on = click.option(
@@ -39,12 +39,13 @@ def command(context: click.Context) -> None:
         click.echo(context.get_help())
 
 
-command.add_command(hosts)
+for part in (status, watch, logs, hosts):
+    command.add_command(part)
 
 
 @command.command("check")
-@_plan
-@_store
+@plan_argument
+@store_option
 @_on
 @_slots
 @_gpus
@@ -91,8 +92,8 @@ def check(
 
 
 @command.command("run")
-@_plan
-@_store
+@plan_argument
+@store_option
 @_on
 @_slots
 @_gpus
@@ -119,7 +120,7 @@ def run(
     on = engine_name(on or _engine_before(plan, store))
     engine = open_engine(on, slots, gpus)
     cost(loaded, runs, engine.room)
-    kept = Store(_folder(plan, store))
+    kept = Store(store_folder(plan, store))
     with kept.lock():
         kept.set_engine(on)
         known = kept.known()
@@ -137,97 +138,16 @@ def run(
                 err=True,
             )
             sys.exit(130)
-    _show_counts(scheduler.states.values())
+    show_counts(scheduler.states.values())
     if scheduler.halted:
         raise UserError(scheduler.halted)
     sys.exit(1 if any(state.state == "failed" for state in scheduler.states.values()) else 0)
 
 
-@command.command("status")
-@_plan
-@_store
-@click.option("--all", "everything", is_flag=True, help="Every run, not only those that run, wait next or went wrong.")
-def status(plan: str, store: str | None, everything: bool) -> None:
-    """Where the runs of a plan stand."""
-    from concept_encoder.cli.plan_table import status_table
-    from concept_encoder.cli.show import console
-    from concept_encoder.lab.store import Store
-
-    kept = Store(_folder(plan, store), create=False)
-    states = kept.states()
-    console.print(status_table(states, kept, console.width, everything))
-    _show_counts(states)
-    holder = kept.holder()
-    if holder:
-        click.echo(f"scheduled by {holder}")
-    elif all(state.final for state in states):
-        click.echo(f"the plan has ended: concept-encoder plan report {plan}")
-    else:
-        click.echo(f"nobody schedules: concept-encoder plan run {plan} goes on")
-
-
-@command.command("watch")
-@_plan
-@_store
-@click.option("--every", default=1.0, show_default=True, help="Seconds between two looks.")
-def watch(plan: str, store: str | None, every: float) -> None:
-    """The same table, live, until the plan has ended or you press Ctrl-C (which stops no run)."""
-    import time
-
-    from rich.live import Live
-
-    from concept_encoder.cli.plan_table import status_table
-    from concept_encoder.cli.show import console
-    from concept_encoder.lab.store import Store
-
-    kept = Store(_folder(plan, store), create=False)
-    states = kept.states()
-    try:
-        with Live(status_table(states, kept, console.width), console=console, auto_refresh=False) as live:
-            while not all(state.final for state in states):
-                time.sleep(every)
-                states = kept.states()
-                live.update(status_table(states, kept, console.width), refresh=True)
-    except KeyboardInterrupt:
-        pass
-    if not console.is_terminal:
-        click.echo()
-    _show_counts(states)
-
-
-@command.command("logs")
-@_plan
-@click.argument("run_name", metavar="RUN")
-@_store
-@click.option("--follow", "-f", is_flag=True, help="Go on until the run has ended.")
-def logs(plan: str, run_name: str, store: str | None, follow: bool) -> None:
-    """What RUN prints (its latest attempt) and how its states changed; secrets are masked."""
-    import time
-
-    from concept_encoder.lab.failures import mask
-    from concept_encoder.lab.store import Store
-
-    kept = Store(_folder(plan, store), create=False)
-    state = _one(kept.states(), run_name)
-    for when, _, to, reason in kept.events(state.id):
-        stamp = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(when))
-        click.echo(f"{stamp} {to}{f': {reason}' if reason else ''}", err=True)
-    if not state.attempt:
-        raise UserError(f"{state.name}: has not been started")
-    file = kept.attempt_folder(state) / "log.txt"
-    with open(file, encoding="utf-8", errors="replace") as log:
-        while True:
-            for line in log:
-                click.echo(mask(line), nl=False)
-            if not follow or _one(kept.states(), run_name).state != "running":
-                break
-            time.sleep(0.3)
-
-
 @command.command("stop")
-@_plan
+@plan_argument
 @click.argument("run_names", metavar="[RUN]...", nargs=-1)
-@_store
+@store_option
 @click.option("--all", "everything", is_flag=True, help="All runs of the plan that have not ended.")
 def stop(plan: str, run_names: tuple[str, ...], store: str | None, everything: bool) -> None:
     """Stop runs: they are asked to end (SIGINT, then SIGTERM), and killed after half a minute.
@@ -238,9 +158,9 @@ def stop(plan: str, run_names: tuple[str, ...], store: str | None, everything: b
 
     if not run_names and not everything:
         raise UserError("plan stop: name runs, or give --all")
-    kept = Store(_folder(plan, store), create=False)
+    kept = Store(store_folder(plan, store), create=False)
     states = kept.states()
-    chosen = [_one(states, name) for name in run_names] or [state for state in states if not state.final]
+    chosen = [find_run(states, name) for name in run_names] or [state for state in states if not state.final]
     for state in chosen:
         if state.final:
             click.echo(f"{state.name}: already {state.state}")
@@ -269,8 +189,8 @@ def _stop_here(plan: str, kept: Any) -> None:
 
 
 @command.command("report")
-@_plan
-@_store
+@plan_argument
+@store_option
 @click.option("--output", type=click.Path(), help="Folder for report.html and report.md.  [default: the store]")
 def report(plan: str, store: str | None, output: str | None) -> None:
     """One page: what was expected, what was observed with its interval, the verdicts, the costs, what the gates say."""
@@ -279,21 +199,17 @@ def report(plan: str, store: str | None, output: str | None) -> None:
     from concept_encoder.lab.runs import expand
     from concept_encoder.lab.store import Store
 
-    kept = Store(_folder(plan, store), create=False)
+    kept = Store(store_folder(plan, store), create=False)
     loaded = load_plan(plan)
     page = write_report(loaded, expand(loaded), kept, Path(output) if output else kept.folder)
     click.echo(f"report: {page} and {page.with_suffix('.md')}")
-
-
-def _folder(plan: str, store: str | None) -> Path:
-    return Path(store) if store else Path("runs") / Path(plan).stem
 
 
 def _store_before(plan: str, store: str | None) -> Any | None:
     """The store, where there is one already."""
     from concept_encoder.lab.store import Store
 
-    folder = _folder(plan, store)
+    folder = store_folder(plan, store)
     return Store(folder, create=False) if (folder / "plan.db").is_file() else None
 
 
@@ -303,30 +219,7 @@ def _engine_before(plan: str, store: str | None) -> str:
     return before.engine if before else "local"
 
 
-def _one(states: list, name: str) -> Any:
-    """The run of this name, or the one whose name begins so."""
-    found = [state for state in states if state.name == name] or [s for s in states if s.name.startswith(name)]
-    if len(found) > 1:
-        raise UserError(f"{name}: {len(found)} runs begin so, such as {found[0].name} and {found[1].name}")
-    if not found:
-        raise UserError(f"{name}: no run is called so; {nearest(name, [state.name for state in states])}")
-    return found[0]
-
-
 def _time(hours: float) -> str:
     from concept_encoder.lab.progress import duration
 
     return duration(3600 * hours)
-
-
-def _show_counts(states: Any) -> None:
-    from collections import Counter
-
-    counts = Counter(state.state for state in states)
-    click.echo(
-        ", ".join(
-            f"{counts[state]} {state}"
-            for state in ("done", "running", "waiting", "failed", "stopped", "skipped")
-            if counts[state]
-        )
-    )

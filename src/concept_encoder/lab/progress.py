@@ -3,7 +3,7 @@
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,25 @@ class MetricsTail:
             self._records |= _by_step(lines[:-1])
             self._sorted = [self._records[key] for key in sorted(self._records)]
         return self._sorted
+
+
+class LogTail:
+    """Reads a log as it grows, each line once."""
+
+    def __init__(self, file: Path):
+        self.file, self.offset = file, 0
+
+    def read(self, over: bool) -> Iterator[str]:
+        """The new lines; one without its end (it may hold half a secret) only when nothing more will come."""
+        if not self.file.is_file():
+            return
+        with open(self.file, "rb") as log:
+            log.seek(self.offset)
+            for line in log:
+                if not line.endswith(b"\n") and not over:
+                    return
+                self.offset += len(line)
+                yield line.decode("utf-8", "replace")
 
 
 def glance(folder: Path, pieces: int = 24, size: int = 8192) -> list[dict[str, Any]]:
