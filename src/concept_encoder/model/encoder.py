@@ -15,7 +15,7 @@ from transformers.utils import ModelOutput
 from concept_encoder.model.attention import ResidualOutput, make_norm
 from concept_encoder.model.config import ConceptEncoderConfig
 from concept_encoder.model.decoders import DECODERS
-from concept_encoder.model.moves import MOVES, Read
+from concept_encoder.model.moves import MOVES, Move, Read
 from concept_encoder.model.positions import LearnedScale, states_position
 from concept_encoder.model.sources import SOURCES
 from concept_encoder.model.streams import Intervention, Streams
@@ -54,6 +54,11 @@ def read_runs(config: ConceptEncoderConfig) -> dict[int, list[int]]:
         elif "tokens" in MOVES[name].updates:
             start = None
     return {start: sorted(set(groups)) for start, groups in runs.items() if len(groups) > 1}
+
+
+def _is_plain(map_: nn.Module) -> bool:
+    """A linear map with its weights at hand: no adapter (LoRA) stands in for it, and no other process has a part."""
+    return type(map_) is nn.Linear and type(map_.weight) is nn.Parameter
 
 
 def normed_concepts(s: Streams) -> Tensor:
@@ -120,6 +125,10 @@ class ConceptEncoderModel(ConceptEncoderPreTrainedModel):
         self.groups = nn.ModuleDict({str(group): MOVES[first[group]](config) for group in sorted(first)})
         self.decoder = DECODERS[config.decoder](config)
         self.read_runs = read_runs(config)
+        # What must stay in one piece when a model is spread over devices (FSDP, `device_map`).
+        self._no_split_modules = sorted(
+            {type(module).__name__ for module in self.modules() if isinstance(module, Move)}
+        )
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Embedding:
@@ -174,9 +183,9 @@ class ConceptEncoderModel(ConceptEncoderPreTrainedModel):
         return self.source(s) if s.z_BCD is None and self.source.has_concepts else s
 
     def project_reads(self, groups: list[int], s: Streams) -> dict[int, Tensor]:
-        """Keys and values for the reads of these groups; empty when an adapter (LoRA) stands in for a linear map."""
+        """Keys and values for the reads of these groups; empty where one must make them itself."""
         reads = [self.groups[str(group)] for group in groups]
-        if any(type(read.attention.key_value) is not nn.Linear for read in reads):
+        if not all(map(_is_plain, (read.attention.key_value for read in reads))):
             return {}
         return dict(zip(groups, Read.project_together(reads, s)))
 

@@ -1,10 +1,13 @@
 """AdamW, and Muon for the matrices with AdamW for the rest."""
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import nn
 from torch.optim import AdamW, Muon, Optimizer
 
-from concept_encoder.training.settings import TrainingConfig
+if TYPE_CHECKING:
+    from concept_encoder.training.settings import TrainingConfig
 
 
 def parameter_groups(model: nn.Module) -> dict[str, list[nn.Parameter]]:
@@ -30,7 +33,7 @@ def _part(model: nn.Module, name: str) -> nn.Module:
     return dict(model.named_children()).get(name, nn.Module())
 
 
-def make_optimizer(model: nn.Module, config: TrainingConfig) -> Optimizer:
+def make_optimizer(model: nn.Module, config: "TrainingConfig") -> Optimizer:
     """The optimiser of a recipe. Weight decay falls on matrices and tables, never on norms and biases."""
     groups = parameter_groups(model)
     betas = (0.9, config.adam_beta2)
@@ -56,6 +59,11 @@ def make_optimizer(model: nn.Module, config: TrainingConfig) -> Optimizer:
         fused=fused,
     )
     return JointOptimizer([muon, adamw])
+
+
+def parts(optimizer: Optimizer) -> list[Optimizer]:
+    """The optimisers that it is made of."""
+    return optimizer.optimizers if isinstance(optimizer, JointOptimizer) else [optimizer]
 
 
 class JointOptimizer(Optimizer):

@@ -12,6 +12,7 @@ from transformers import TrainingArguments
 
 from concept_encoder.errors import UserError
 from concept_encoder.training.schedule import FIRST, StepSizes, steps_for
+from concept_encoder.training.sharding import adjust, sharding_options
 
 SCHEDULERS = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup", "wsd": "warmup_stable_decay"}
 
@@ -157,7 +158,7 @@ def training_arguments(config: TrainingConfig, steps: int, world_size: int = 1) 
             f"--nproc-per-node {torch.cuda.device_count()} -m concept_encoder.cli.main …, or set CUDA_VISIBLE_DEVICES=0"
         )
     micro, accumulation = micro_batches(config, world_size)
-    return TrainingArguments(
+    arguments = TrainingArguments(
         output_dir=str(config.output_dir / "checkpoints"),
         seed=config.seed,
         max_steps=steps,
@@ -190,7 +191,11 @@ def training_arguments(config: TrainingConfig, steps: int, world_size: int = 1) 
         report_to=config.report_to or "none",
         disable_tqdm=True,  # our own progress line, see callbacks.py
         use_cpu=not torch.cuda.is_available(),
+        **sharding_options(),
     )
+    if arguments.fsdp:
+        adjust(arguments)
+    return arguments
 
 
 def _scheduler_options(config: TrainingConfig, steps: int) -> dict[str, Any]:

@@ -5,6 +5,8 @@ import inspect
 import os
 import shutil
 from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,12 +14,14 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, Trainer, set_seed
+from transformers.trainer import SCHEDULER_NAME
 from transformers.trainer_callback import PrinterCallback
 from transformers.trainer_utils import rotate_checkpoints
 
 from concept_encoder.errors import UserError
 from concept_encoder.model.loading import list_checkpoints
 from concept_encoder.model.losses import IGNORE
+from concept_encoder.training import sharding
 from concept_encoder.training.callbacks import ProgressCallback, RecordCallback
 from concept_encoder.training.concept_objective import ConceptObjective, ConceptObjectiveCallback
 from concept_encoder.training.optimizers import make_optimizer
@@ -116,6 +120,31 @@ class ConceptTrainer(Trainer):
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
+    def autocast_smart_context_manager(self, cache_enabled: bool | None = True) -> AbstractContextManager:
+        """Autocast around the loss of a sharded model; accelerate puts it around the forward pass of the others."""
+        if self.is_fsdp_enabled:
+            return self.accelerator.autocast()
+        return super().autocast_smart_context_manager(cache_enabled)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        if self.is_fsdp_enabled:
+            sharding.load_weights(self.model, Path(resume_from_checkpoint))
+        else:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if not self.is_fsdp_enabled:
+            return super()._save_optimizer_and_scheduler(output_dir)
+        sharding.save_optimizer(self.optimizer.optimizer, Path(output_dir), self.args.should_save)
+        if self.args.should_save:
+            torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / SCHEDULER_NAME)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if not self.is_fsdp_enabled or checkpoint is None:
+            return super()._load_optimizer_and_scheduler(checkpoint)
+        sharding.load_optimizer(self.optimizer.optimizer, Path(checkpoint))
+        self.lr_scheduler.load_state_dict(torch.load(Path(checkpoint) / SCHEDULER_NAME, weights_only=True))
+
     def final_eval_loss(self) -> float:
         """The held-out loss of the final weights, evaluated now unless the last step did it."""
         last = next((entry for entry in reversed(self.state.log_history) if "eval_loss" in entry), None)
@@ -201,6 +230,7 @@ def prepare_kernels(model: PreTrainedModel, config: TrainingConfig) -> None:
         UserError: the machine does not have it, or the batch cannot be shared as asked.
     """
     micro_batches(config, int(os.environ.get("WORLD_SIZE", "1")))
+    sharding.check_devices()
     name, cuda = config.attention, torch.cuda.is_available()
     if name in ("varlen", "flex_attention") and not cuda:
         raise UserError(f"training.attention: {name!r} trains on a GPU only; use sdpa")
