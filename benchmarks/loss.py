@@ -30,6 +30,7 @@ ROWS = {
     "chunked, fp32": ("chunked", "fp32"),
     "dense, bf16": ("dense", "bf16"),
     "plain, bf16": ("plain", "bf16"),
+    "chunked, bf16": ("chunked", "bf16"),
     "liger, bf16": ("liger", "bf16"),
 }
 
