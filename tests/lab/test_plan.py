@@ -30,6 +30,33 @@ A = {"id": "a"}
             [{"id": "a", "verb": "bench", "recipe": None, "overrides": {"options.peer=evil.py": True}}],
             "experiments.a.overrides.options.peer=evil.py: no option of bench can be called so",
         ),
+        (
+            [A, {"id": "b", "expect": {"metric": "eval_loss", "direction": "up", "by": 0, "against": "a/wovn"}}],
+            "experiments.b.expect.against: a has no variant 'wovn'",
+        ),
+        (
+            [
+                {"id": "a", "expect": {"metric": "eval_loss", "direction": "up", "by": 0, "against": "b"}},
+                {"id": "b", "verb": "bench", "recipe": None, "overrides": {"options.mode": "body"}},
+            ],
+            "experiments.a.expect.against: eval_loss: no run of b reports it",
+        ),
+        (
+            [{"id": "a", "grid": {f"data.x{i}": list(range(100)) for i in range(9)}}],
+            "experiments.a: a plan has at most 20,000 runs",
+        ),
+        (
+            [
+                {
+                    "id": "a",
+                    "verb": "bench",
+                    "recipe": None,
+                    "gates": {"go on if": "bert.512.tokens_per_second > 1"},
+                    "overrides": {"options.models": "bert,bixt", "options.lengths": "128,256"},
+                }
+            ],
+            "experiments.a.gates.go on if: bert.512.tokens_per_second: no run of a reports it",
+        ),
         ([{"hypothesis": "x"}], "plan.experiments[0].id: missing"),
         (
             [{"id": "a", "expect": {"metric": [], "direction": "up", "by": 1, "against": 2}}],

@@ -13,7 +13,7 @@ from concept_encoder.lab.plan import load_plan
 from concept_encoder.lab.report import markdown, write_report
 from concept_encoder.lab.runs import expand
 
-EVIL = "<script>alert(1)</script> | [click](javascript:x) {{ 7 * 7 }}"
+EVIL = "<script>alert(1)</script> | [click](javascript:x) {{ 7 * 7 }} hf_abcdefghijklmnop"
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ def test_verdicts_gates_and_failures(page):
 def test_the_page_escapes_and_fetches_nothing(page):
     html = page.read_text()
     assert "<script" not in html
-    assert "{{ 7 * 7 }}" in html
+    assert "{{ 7 * 7 }} ***" in html
     assert "&lt;script&gt;" in html
     assert "Gap to BERT-Base" in html
 

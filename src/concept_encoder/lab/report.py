@@ -47,8 +47,9 @@ def write_report(plan: Plan, runs: Sequence[Run], store: Store, folder: Path) ->
     over_time = gap(plan.reference, unique, states, metrics) if plan.reference else None
     folder.mkdir(parents=True, exist_ok=True)
     html = _environment(True).get_template("report.html.j2").render(**content, figures=figures, gap=over_time)
-    write_atomically(folder / "report.html", html)
-    write_atomically(folder / "report.md", _environment(False).get_template("report.md.j2").render(**content))
+    write_atomically(folder / "report.html", mask(html))
+    text = _environment(False).get_template("report.md.j2").render(**content)
+    write_atomically(folder / "report.md", mask(text))
     return folder / "report.html"
 
 
@@ -61,7 +62,6 @@ def _environment(html: bool) -> Environment:
         "number": number,
         "interval": _interval,
         "md": markdown,
-        "mask": mask,
     }
     return environment
 

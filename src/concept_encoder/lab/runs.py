@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import product
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from concept_encoder.lab.plan import Experiment, Plan, is_reference
 from concept_encoder.lab.verbs import SECTIONS, STREAMED, VERBS, Verb, reports
 from concept_encoder.settings import load_yaml, set_fields
 
+_MOST_RUNS = 20_000
 # what may differ between two attempts of one run: fields of `training` that change no number
 FREE_TO_CHANGE = ("output_dir", "report_to", "num_workers", "threads", "log_every", "keep_checkpoints")
 
@@ -44,7 +46,7 @@ class Run:
 
     @property
     def folder_name(self) -> str:
-        return f"{self.name}-{self.id[:8]}"
+        return f"{self.name[:150]}-{self.id[:8]}"  # file systems take 255 bytes
 
     def resolved(self, folders: Mapping[str, Path], changes: Mapping[str, Any]) -> dict[str, Any]:
         """The sections as the command takes them: references are folders, `changes` are set."""
@@ -75,6 +77,11 @@ def expand(plan: Plan) -> list[Run]:
     of_experiment: dict[str, list[Run]] = {}
     for experiment in plan.in_order():
         recipe = _recipe(plan, experiment)
+        values = prod(map(len, experiment.grid.values())) * len(experiment.seeds)
+        if len(runs) + len(experiment.rows or [0]) * values > _MOST_RUNS:
+            raise UserError(
+                f"experiments.{experiment.id}: a plan has at most {_MOST_RUNS:,} runs; leave out some values"
+            )
         own = []
         for cell in _cells(experiment, recipe.pop("rows", None)):
             for seed in experiment.seeds:
@@ -83,9 +90,10 @@ def expand(plan: Plan) -> list[Run]:
         twice = next((name for name in names if names.count(name) > 1), None) if len(set(names)) < len(names) else None
         if twice:
             raise UserError(f"experiments.{experiment.id}.grid: two cells are called {twice!r}; name them in rows")
-        _check_metrics(experiment, own, of_experiment)
         of_experiment[experiment.id] = own
         runs += own
+    for experiment in plan.experiments:
+        _check_metrics(experiment, of_experiment)
     return runs
 
 
@@ -172,9 +180,9 @@ def _identity(verb: Verb, sections: Mapping[str, Any], inputs: Mapping[str, str]
     return hashlib.sha256(text.encode()).hexdigest()[:24]
 
 
-def _check_metrics(experiment: Experiment, own: list[Run], of_experiment: Mapping[str, list[Run]]) -> None:
+def _check_metrics(experiment: Experiment, of_experiment: Mapping[str, list[Run]]) -> None:
     """Refuse a gate or an expectation on a metric that no run reports."""
-    where = f"experiments.{experiment.id}"
+    where, own = f"experiments.{experiment.id}", of_experiment[experiment.id]
     gates = [(f"{where}.gates.{kind}", gate) for kind, gate in experiment.gate_list()]
     asked = [(field_name, gate.metric, own) for field_name, gate in gates if gate.after is None]
     for field_name, gate in gates:
@@ -183,8 +191,13 @@ def _check_metrics(experiment: Experiment, own: list[Run], of_experiment: Mappin
     for metric in experiment.expect.metrics if experiment.expect else ():
         asked.append((f"{where}.expect.metric", metric, own))
         against = experiment.expect.against
-        if isinstance(against, str) and against.partition("/")[0] in of_experiment:
-            asked.append((f"{where}.expect.against", metric, of_experiment[against.partition("/")[0]]))
+        if isinstance(against, str):
+            name, _, variant = against.partition("/")
+            others = [run for run in of_experiment[name] if run.variant == variant or not variant]
+            if not others:
+                valid = {run.variant for run in of_experiment[name]}
+                raise UserError(f"{where}.expect.against: {name} has no variant {variant!r}; {nearest(variant, valid)}")
+            asked.append((f"{where}.expect.against", metric, others))
     for field_name, metric, runs in asked:
         if not any(reports(run.verb, run.sections, metric) for run in runs):
             raise UserError(f"{field_name}: {metric}: no run of {runs[0].experiment.id} reports it")

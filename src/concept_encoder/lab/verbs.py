@@ -103,6 +103,13 @@ def reports(verb: Verb, sections: Mapping[str, Any], metric: str) -> bool:
     """Whether a run with these sections reports the metric when it has finished."""
     if verb.name == "pretrain":
         return metric in _PRETRAINING
+    if verb.name == "bench":  # bert.512.tokens_per_second
+        options, given = sections.get("options") or {}, metric.split(".", 2)
+        asked = [
+            str(options.get(name, part)).replace(":", "-").split(",")
+            for name, part in zip(("models", "lengths"), given)
+        ]
+        return len(given) == 3 and all(part in parts for part, parts in zip(given, asked))
     if verb.name != "finetune":
         return "." in metric  # a path into the record
     from concept_encoder.data.task_table import TASKS
