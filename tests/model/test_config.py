@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from concept_encoder.model import PRESETS, ConceptEncoderForMaskedLM, preset_config, twin_config
 from concept_encoder.model.decoders import DECODERS, UpsampleDecoder
 from concept_encoder.model.layout import format_layout, parse_layout
-from concept_encoder.model.moves import MOVES, Pool
+from concept_encoder.model.moves import MOVES, Move, Pool
 from concept_encoder.model.positions import POSITIONS, Position
 from concept_encoder.model.registry import Registry
 
@@ -220,6 +220,10 @@ def test_a_position_bias_is_refused_where_a_move_cannot_show_it_the_text(monkeyp
 def test_a_new_member_is_refused_for_what_its_class_says(monkeypatch):
     for registry, base, name in ((MOVES, Pool, "shrink"), (DECODERS, UpsampleDecoder, "grow")):
         monkeypatch.setitem(registry._members, name, type(name, (base,), {"name": name}))
+    tokens = frozenset({"tokens"})
+    blur = type("blur", (Move,), {"name": "blur", "uses": tokens, "updates": tokens})  # attends to nothing
+    monkeypatch.setitem(MOVES._members, "blur", blur)
+    assert small(layer_types="blur read", num_concepts=4).layer_types[0] == "blur"
     assert small(layer_types="shrink read", num_concepts=4, decoder="query_position").layer_types[0] == "shrink"
     pooled = small(layer_types="mix shrink*2 think", concept_source="pooled", decoder="grow")
     assert pooled.concepts_at(48) == 13

@@ -15,6 +15,7 @@ from concept_encoder.model.encoder import read_runs
 from concept_encoder.model.loading import load_checkpoint
 from concept_encoder.model.moves import MOVES
 from concept_encoder.model.positions import POSITIONS, NoPosition
+from concept_encoder.model.sources import SOURCES
 from concept_encoder.model.streams import Streams
 
 CLOSE = {"atol": 1e-5, "rtol": 1e-5}
@@ -102,6 +103,21 @@ def test_read_equals_multihead_attention():
     torch.testing.assert_close(move(s).z_BCD, expected, **CLOSE)
 
 
+def test_write_equals_multihead_attention():
+    move, s = MOVES["write"](small()).eval(), streams()
+    keys = move.concept_norm(s.z_BCD)
+    x_BND = s.x_BND + reference_attention(move.attention)(move.token_norm(s.x_BND), keys, keys)[0]
+    torch.testing.assert_close(move(s).x_BND, x_BND + move.feed_forward(x_BND), **CLOSE)
+
+
+def test_pool_asks_with_pooled_tokens_and_hears_the_unpooled_ones():
+    move, s = MOVES["pool"](small()).eval(), streams()
+    pooled_BMD, keys = move.halve(s).x_BND, move.norm(s.x_BND)
+    attention = reference_attention(move.attention)
+    x_BMD = pooled_BMD + attention(move.norm(pooled_BMD), keys, keys, key_padding_mask=~s.x_mask_BN)[0]
+    torch.testing.assert_close(move(s).x_BND, x_BMD + move.feed_forward(x_BMD), **CLOSE)
+
+
 def test_think_equals_a_pre_norm_transformer_layer():
     move, s = MOVES["think"](small()).eval(), streams()
     attention = reference_attention(move.attention)
@@ -122,6 +138,31 @@ def test_rope_equals_transformers():
     rope = POSITIONS["rope"](config)
     for ours, theirs in zip((rope.rotate(q, torch.arange(21)[None]), rope.rotate(k, torch.arange(21)[None])), expected):
         torch.testing.assert_close(ours, theirs, **CLOSE)
+
+
+@pytest.mark.parametrize(("name", "asks", "answers"), [("read", "z", "x"), ("think", "z", "z"), ("write", "x", "z")])
+def test_anchored_concepts_turn_by_the_place_they_own(name, asks, answers):
+    rope = {"token_position": "rope", "concept_position": "rope"}
+    config = small(layer_types="read think write", concept_source="anchored", decoder="token_stream", **rope)
+    recorded: list = []
+    s = SOURCES["anchored"](config)(streams(padded=False)).replace(attentions=recorded)
+    assert s.z_pos_BC.tolist() == [[1.5, 5.5, 9.5, 13.5, 17.5, 20.0]]  # the mean place of each chunk of 4
+    move = MOVES[name](config).eval()
+    attention = move.attention
+    for weight in (attention.query.weight, attention.key_value.weight):
+        nn.init.normal_(weight, std=0.3)
+    rotary = LlamaRotaryEmbedding(LlamaConfig(hidden_size=32, num_attention_heads=4, max_position_embeddings=48))
+    norms = {"z": move.norm} if name == "think" else {"z": move.concept_norm, "x": move.token_norm}
+    sides = {"z": (s.z_BCD, s.z_pos_BC), "x": (s.x_BND, s.x_pos_BN)}
+
+    def turned(side: str, project: nn.Linear) -> torch.Tensor:
+        states, places = sides[side]
+        heads = attention.split_heads(project(norms[side](states))[..., :32])
+        return apply_rotary_pos_emb(heads, heads, *rotary(heads, places))[0]
+
+    logits = turned(asks, attention.query) @ turned(answers, attention.key_value).mT / 8**0.5
+    move(s)
+    torch.testing.assert_close(recorded[0][1], logits.softmax(-1), **CLOSE)
 
 
 def test_rope_sees_distances_only():

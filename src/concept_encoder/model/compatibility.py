@@ -114,7 +114,7 @@ def _check_decoder(config: "ConceptEncoderConfig", layers: list[type]) -> None:
 
 def _check_positions_act(config: "ConceptEncoderConfig", layers: list[type]) -> None:
     """Collect where each field acts: on the states of a stream that exists, or in an attention."""
-    acting = {field for layer in layers for field in attention_fields(config, *layer.attends)}
+    acting = {field for layer in layers if layer.attends for field in attention_fields(config, *layer.attends)}
     begun = {"token_position": True, "concept_position": SOURCES[config.concept_source].has_concepts}
     added = ", ".join(repr(name) for name, member in POSITIONS.items() if member.acts_on_states)
     for field, stream, own in (("token_position", "tokens", "mix"), ("concept_position", "concepts", "think")):

@@ -32,7 +32,7 @@ class Move(nn.Module):
 
     uses: ClassVar[frozenset[str]]
     updates: ClassVar[frozenset[str]]
-    attends: ClassVar[tuple[str, str]]  # from which stream to which
+    attends: ClassVar[tuple[str, ...]] = ()  # from which stream to which, if there is an attention
     options: ClassVar[tuple[str, ...]] = ()  # fields of the configuration that only this move reads
     pointwise = False  # a token's update depends on no other token, so a decoder may ask at chosen positions only
     shortens = False  # leaves half as many tokens, as `pool` does
