@@ -120,7 +120,7 @@ def scripted(tokenizer):
 def checkpoints(tmp_path_factory):
     """Folders of tiny checkpoints by name: "bert" is ours, "foreign" is transformers' own."""
     root = tmp_path_factory.mktemp("checkpoints")
-    presets = {"learned": "perceiver_mlm", "anchored": "anchored", "bert": "bert"}
+    presets = {"learned": "perceiver_mlm", "anchored": "anchored", "exchange": "bixt", "bert": "bert"}
     found = {name: save_checkpoint(root / name, preset) for name, preset in presets.items()}
     found["classifier"] = save_checkpoint(root / "classifier", "perceiver_mlm", classify=True)
     found["foreign"] = save_bert(root / "foreign")

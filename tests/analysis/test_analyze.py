@@ -1,8 +1,10 @@
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from concept_encoder import analysis as room
 from concept_encoder.analysis.pictures import figures_of
@@ -11,8 +13,12 @@ from concept_encoder.errors import UserError
 
 
 @pytest.fixture(scope="module")
-def found(checkpoints, texts):
-    sentences = [tagged(text.split(), ["DET" if word == "the" else "X" for word in text.split()]) for text in texts(80)]
+def sentences(texts):
+    return [tagged(text.split(), ["DET" if word == "the" else "X" for word in text.split()]) for text in texts(80)]
+
+
+@pytest.fixture(scope="module")
+def found(checkpoints, texts, sentences):
     return room.analyze(checkpoints["learned"], texts(60), sentences=sentences, causal_texts=16)
 
 
@@ -24,6 +30,7 @@ def run(checkpoints, tmp_path):
         '{"step": 5, "loss": 7.5}',
         '{"step": 5, "eval_loss": 7.4}',
         '{"step": 10, "loss": 7.0}',
+        '{"step": 12, "loss": NaN}',
         '{"step": 15, "lo',
     ]
     (tmp_path / "run" / "metrics.jsonl").write_text("\n".join(lines))
@@ -48,6 +55,17 @@ def test_everything_is_written_and_read_back(found, tmp_path):
     assert {"spectrum", "correlation", "dimensions", "position", "sentence-1", "causal"} <= set(figures_of(found))
     read = room.read_analysis(tmp_path / "out")
     assert room.concept_report(read).render() == page.read_text(encoding="utf-8")
+    room.write_analysis(found | {"roles": None}, tmp_path / "out")  # no picture of an earlier analysis stays
+    assert not (tmp_path / "out" / "figures" / "word-classes.svg").exists()
+    assert (tmp_path / "out" / "figures" / "spectrum.svg").exists()
+
+
+def test_word_classes_are_asked_of_every_move_that_reads(checkpoints, texts, sentences):
+    exchange = room.analyze(checkpoints["exchange"], texts(12), sentences=sentences, causal_texts=0)
+    assert exchange["roles"]["classes"] == ["X", "DET"]
+    tokens = room.analyze(checkpoints["foreign"], texts(12), states="tokens", sentences=sentences)
+    assert "roles" not in tokens
+    assert "word classes are left out: they are asked of concepts that read tokens by attention" in tokens["notes"]
 
 
 def test_sections_join_a_report_that_is_there_already(found):
@@ -80,6 +98,16 @@ def test_geometry_over_training_and_losses(run, texts):
     assert {"loss", "training"} <= set(figures_of(found))
 
 
+def test_the_run_of_a_checkpoint_is_found_from_anywhere(tmp_path, monkeypatch):
+    checkpoint = tmp_path / "run" / "checkpoints" / "checkpoint-5"
+    checkpoint.mkdir(parents=True)
+    assert room.run_of(checkpoint) == room.run_of(tmp_path / "run") == tmp_path / "run"
+    monkeypatch.chdir(tmp_path)
+    assert room.run_of("run/checkpoints/checkpoint-5") == Path("run")
+    monkeypatch.chdir(checkpoint.parent)
+    assert room.run_of("checkpoint-5").samefile(tmp_path / "run")
+
+
 def test_a_folder_that_is_no_run(tmp_path, texts):
     with pytest.raises(UserError, match="no checkpoints/checkpoint-"):
         room.geometry_over_training(tmp_path, texts(3))
@@ -92,6 +120,8 @@ def test_one_text_gives_what_it_can_and_says_what_is_missing(checkpoints, texts,
     assert found["rank"]["content_rank"] is None
     page = room.write_analysis(found, tmp_path).read_text()
     assert "need at least 10 texts, got 1" in page
+    assert "the loss without concepts needs at least 2 texts to exchange them between, got 1" in page
+    assert not [number for number in room.key_numbers(found) if "loss added" in number.label]
     assert "needs at least" in page
 
 
@@ -106,6 +136,19 @@ def test_cut_texts_and_nan_states_are_noted(checkpoints, texts, tmp_path):
     assert found["rank"] is None
     assert found["health"]["exit_code"] == 1
     room.write_analysis(found, tmp_path)
+
+
+def test_a_run_that_ends_in_nan_is_followed_until_then(run, texts, sentences, tmp_path):
+    file = run / "checkpoints" / "checkpoint-10" / "model.safetensors"
+    weights = load_file(file)
+    weights["model.embeddings.word.weight"][:] = torch.nan
+    save_file(weights, file, metadata={"format": "pt"})
+    found = room.analyze(run, texts(15), sentences=sentences)
+    found["training"] = room.geometry_over_training(run, texts(15))
+    first, last = found["training"]
+    assert 0 < first["effective rank / ceiling"] <= 1.1
+    assert set(last.values()) == {10, None}
+    room.write_analysis(found, tmp_path / "out")
 
 
 def test_files_that_are_no_analysis(tmp_path):

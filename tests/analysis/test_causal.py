@@ -69,6 +69,13 @@ def test_batches_count_by_their_labels():
     assert "each" not in report
 
 
+def test_no_text_is_left_alone_in_a_batch(checkpoints, texts):
+    """It would have nobody to exchange its concepts with, and the loss added by shuffling would come out too small."""
+    subject = load_subject(checkpoints["learned"])
+    made = causal.masked_batches(subject, tokenize(subject, texts(17)), batch_size=16)
+    assert [len(batch["input_ids"]) for batch in made] == [9, 8]
+
+
 def test_only_concepts_that_exist_are_shuffled_and_averaged():
     mask_BC = torch.tensor([[True, True, False], [True, False, False]])
     z_BCD = torch.arange(6.0).reshape(2, 3, 1)

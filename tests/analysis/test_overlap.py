@@ -41,6 +41,10 @@ def test_identical_opposite_and_dead_concepts_are_named():
     assert report["raw"]["max_absolute"] == pytest.approx(1)
     assert report["dead"] == [2]
     assert report["content"]["matrix"][2][0] is None  # a dead concept has no content to correlate
+    assert report["notes"] == []
+    deaf = overlap.overlap_report(z_TCD[:1].expand(50, 6, 32))
+    assert deaf["content"]["mean_absolute"] is None
+    assert deaf["notes"] == ["content correlation needs two concepts that change from text to text"]
 
 
 def test_orthonormal_concepts_do_not_correlate():

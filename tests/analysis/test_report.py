@@ -67,6 +67,16 @@ def example() -> Report:
     return report
 
 
+@pytest.mark.parametrize(("lift", "says"), [(1.3, "1½ ×"), (0.6, "2 ×"), (0.0, "4 ×")])
+def test_the_map_of_word_classes_fits_what_it_shows(lift, says):
+    """Its scale is as wide as the values, and concepts after the last one that was judged take no room."""
+    lifts, nothing = [[1.0, lift], [None, None], [1.0, 1.0], [None, None]], [[0, 0]] * 4
+    fig = figures.role_map(lifts, ["NOUN", "VERB"], nothing)
+    axes, bar = fig.axes
+    assert bar.get_yticklabels()[-1].get_text() == says
+    assert axes.images[0].get_array().shape == (3, 2)
+
+
 @pytest.mark.parametrize("name", FIGURES)
 def test_figures_are_well_formed_self_contained_and_always_the_same(name):
     svg = figures.to_svg(FIGURES[name]())

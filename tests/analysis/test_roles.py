@@ -4,8 +4,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from concept_encoder.analysis.conllu import tag_texts, words_of_tokens
 from concept_encoder.analysis.roles import selectivity, word_attention
+from concept_encoder.analysis.words import tag_texts, words_of_tokens
 from concept_encoder.data.conllu import tagged
 from concept_encoder.errors import UserError
 

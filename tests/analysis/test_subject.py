@@ -52,9 +52,14 @@ def test_token_states_of_any_encoder_stand_beside_concepts(checkpoints, texts, n
 
 @pytest.mark.parametrize("name", ["bert", "foreign"])
 def test_models_without_concepts_say_what_can_be_done(checkpoints, name):
-    with pytest.raises(UserError, match=r"states: tokens") as caught:
+    with pytest.raises(UserError, match=r"--states tokens") as caught:
         load_subject(checkpoints[name])
     assert "\n" not in str(caught.value)
+
+
+def test_either_states_are_those_that_a_model_has(checkpoints):
+    kinds = {name: load_subject(checkpoints[name], states=None).kind for name in ("learned", "bert", "foreign")}
+    assert kinds == {"learned": "concepts", "bert": "tokens", "foreign": "tokens"}
 
 
 def test_long_texts_are_cut_and_counted(checkpoints, texts):

@@ -6,6 +6,7 @@ import shutil
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file, save_file
 
 from concept_encoder.cli.main import main
 from concept_encoder.data.tokenizer import train_tokenizer
@@ -84,6 +85,7 @@ def test_a_run_is_read_on_its_own_held_out_texts(capsys, corpus, tmp_path):
     _, inside = analyse(capsys, folder / "checkpoints" / "checkpoint-3", "--max-texts", "20")
     assert inside["texts"]["count"] == 20
     assert inside["texts"]["source"] == found["texts"]["source"]
+    assert inside["subject"]["name"] == found["subject"]["name"] == "run/checkpoint-3"
 
 
 def test_texts_of_ones_own(capsys, corpus, tmp_path):
@@ -91,6 +93,24 @@ def test_texts_of_ones_own(capsys, corpus, tmp_path):
     out, found = analyse(capsys, folder, "--texts", corpus["corpus"], "--max-texts", "12")
     assert f"reading 12 texts of {corpus['corpus']}" in out
     assert found["causal"]["loss"] == "masked-LM loss"
+    files = {path: path.read_bytes() for path in (folder / "analysis").rglob("*.*")}
+    assert {path.suffix for path in files} == {".json", ".html", ".svg"}
+    analyse(capsys, folder, "--texts", corpus["corpus"], "--max-texts", "12")
+    assert files == {path: path.read_bytes() for path in files}  # the same texts, the same bytes
+
+
+def test_scripts_see_an_unsound_checkpoint(capsys, corpus, tmp_path):
+    folder = save_run(tmp_path / "run")
+    file = folder / "checkpoints" / "checkpoint-3" / "model.safetensors"
+    weights = load_file(file)
+    weights["head.dense.weight"][0, 0] = float("nan")
+    save_file(weights, file, metadata={"format": "pt"})
+    code, out, _ = run(capsys, "analyze", folder, "--texts", corpus["corpus"], "--max-texts", "12")
+    assert code == 1
+    assert "report.html" in out
+    checks = json.loads((folder / "analysis" / "analysis.json").read_text())["health"]["checks"]
+    assert ("weights", "fail") in [(check["name"], check["verdict"]) for check in checks]
+    assert "note: the loss itself is NaN or infinite" in out
 
 
 def test_targets_are_marked_and_two_checkpoints_stand_side_by_side(capsys, corpus, tmp_path):
@@ -104,6 +124,14 @@ def test_targets_are_marked_and_two_checkpoints_stand_side_by_side(capsys, corpu
     assert any(mark in out for mark in ("✓ / ✓", "✓ / ✗", "✗ / ✓", "✗ / ✗"))
     assert "comparison.html" in out
     assert (one / "analysis" / "comparison.html").is_file()
+
+
+def test_bert_stands_beside_a_concept_encoder(capsys, corpus, tmp_path):
+    """A model without concepts shows its token states; which it is need not be said."""
+    one, twin = save_run(tmp_path / "one", data=corpus), save_run(tmp_path / "twin")
+    ConceptEncoderForMaskedLM(preset_config("bert", 2, **SIZES)).save_pretrained(twin / "checkpoints" / "checkpoint-3")
+    out, _ = analyse(capsys, one, "--compare", twin)
+    assert "note: concepts of one stand beside token states of the other" in out
 
 
 @pytest.mark.parametrize("head", ["via_decoder", "pair"])
@@ -152,18 +180,20 @@ def test_a_task_on_a_pretrained_checkpoint_and_on_another_head(capsys, rows, tmp
         (["PLAIN", "data.task=mrcp"], "data.task: no task 'mrcp'; did you mean 'mrpc'"),
         (["PLAIN", "data.task=mrpc", "--texts", "x.txt"], "--texts: given together with data.task=mrpc"),
         (["PLAIN", "model.preset=bert"], "model: an analysis trains nothing"),
-        (["BERT", "--texts", "TEXTS"], "a model without concepts; its token states can be analysed"),
+        (["BERT", "--texts", "TEXTS"], "no concepts here; its token states can be analysed (--states tokens)"),
         (["DAMAGED", "--texts", "TEXTS"], "model.safetensors: damaged"),
         (["PLAIN", "--texts", "EMPTY"], "holds no text"),
         (["PLAIN", "--texts", "TEXTS", "--tags", "TAGS"], "2 columns; CoNLL-U has 10"),
         (["PLAIN", "--texts", "TEXTS", "--compare", "nowhere"], "nowhere"),
-        (["PLAIN", "--texts", "TEXTS", "--output", "TEXTS"], "corpus.txt"),
+        (["PLAIN", "--texts", "TEXTS", "--output", "TEXTS"], "corpus.txt cannot be written; name a folder of yours"),
+        (["PLAIN", "--texts", "TEXTS", "--output", "INSIDE"], "corpus.txt/out cannot be written"),
     ],
 )
 def test_mistakes_get_one_line_and_exit_code_2(capsys, corpus, tmp_path, arguments, message):
     named = {"PLAIN": save_run(tmp_path / "plain"), "TEXTS": corpus["corpus"]}
     named |= {name: tmp_path / name for name in ("EMPTY", "TAGS", "BERT", "DAMAGED")}
     named["EMPTY"] = tmp_path / "empty.txt"
+    named["INSIDE"] = f"{corpus['corpus']}/out"
     named["EMPTY"].write_text("\n \n")
     named["TAGS"].write_text("1\tword\n")
     checkpoint = named["PLAIN"] / "checkpoints" / "checkpoint-3"

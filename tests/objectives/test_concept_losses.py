@@ -132,11 +132,12 @@ def test_orthonormal_concepts(name, answer):
     assert float(loss(name, math.sqrt(8) * turn[None])) == pytest.approx(answer, abs=1e-6)
 
 
-def test_white_concepts_satisfy_the_losses_over_dimensions():
-    """Two concepts on every axis, one on each side: mean 0, unit variance, no covariance."""
-    axes_CD = torch.cat([torch.eye(8), -torch.eye(8)]) * math.sqrt(7.5)
-    assert float(loss("vicreg", axes_CD[None])) == pytest.approx(0, abs=1e-6)
-    assert float(loss("decorrelation", axes_CD[None])) == pytest.approx(0, abs=1e-6)
+@pytest.mark.parametrize(
+    ("name", "answer"), [("vicreg", 1 / 7 / 25), ("combined", math.exp(-4)), ("decorrelation", 1 / 49)]
+)
+def test_orthonormal_concepts_on_the_axes(name, answer):
+    """Losses over dimensions see which way they are turned: every variance is 1 here, every covariance -1/7."""
+    assert float(loss(name, math.sqrt(8) * torch.eye(8)[None])) == pytest.approx(answer, abs=2e-5)
 
 
 @pytest.mark.parametrize("rank", [1, 2, 4, 8])
@@ -148,6 +149,20 @@ def test_rank_k(rank):
     potential = equal + (1 - equal) * math.exp(-4)
     assert float(loss("uniformity", z_BCD)) == pytest.approx(math.log(potential), abs=1e-6)
     assert float(loss("t_regs", z_BCD)) == pytest.approx(-math.sqrt(2) * (rank - 1) / 8, abs=1e-3)
+
+
+@pytest.mark.parametrize("rank", [1, 2, 4, 8])
+def test_losses_over_dimensions_at_rank_k(rank):
+    """k axes, on each as many concepts on one side as on the other: mean 0, unit variance, no covariance; 8 - k axes
+    are dead. With rank 8 the losses over dimensions are satisfied."""
+    axes_KD = torch.eye(8)[:rank] * math.sqrt(rank * 15 / 16)
+    z_BCD = torch.cat([axes_KD, -axes_KD]).repeat(8 // rank, 1)[None]
+    dead = (8 - rank) / 8
+    assert float(loss("vicreg", z_BCD)) == pytest.approx(0.99 * dead, abs=1e-6)
+    assert float(loss("decorrelation", z_BCD)) == pytest.approx(dead, abs=1e-6)
+    equal, opposite = (8 / rank - 1) / 15, 8 / rank / 15  # shares of the other fifteen concepts
+    potential = equal + opposite * math.exp(-8) + (1 - equal - opposite) * math.exp(-4)
+    assert float(loss("combined", z_BCD)) == pytest.approx(0.99 * dead + potential, abs=1e-6)
 
 
 @every_loss

@@ -7,8 +7,9 @@ pages.
 
 from concept_encoder.analysis.analyze import analyze, geometry, geometry_over_training, loss_history
 from concept_encoder.analysis.compare import compare, comparison_report, write_comparison
+from concept_encoder.analysis.key_figures import key_numbers
 from concept_encoder.analysis.material import Material, held_out_material, run_of
-from concept_encoder.analysis.present import concept_report, key_numbers, read_analysis, write_analysis
+from concept_encoder.analysis.present import concept_report, read_analysis, write_analysis
 from concept_encoder.analysis.report import Number, Report
 from concept_encoder.analysis.subject import Subject, load_subject
 from concept_encoder.data.conllu import read_conllu

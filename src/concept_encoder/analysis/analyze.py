@@ -4,6 +4,7 @@ analysis = analyze("runs/mine", texts)
 write_analysis(analysis, "runs/mine/analysis")  # present.py: analysis.json, figures/*.svg, report.html
 """
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -51,7 +52,7 @@ def analyze(
         checkpoint: a checkpoint, or a run (its last checkpoint); with `states="tokens"` any transformers encoder.
         texts: 1,000 or more (what a smaller number is too few for is None and noted), or the examples of a task, for
             which concepts carry it.
-        sentences: with gold tags (`conllu.read_conllu`), for word classes; those of a task with tags unless given.
+        sentences: with gold tags (`read_conllu`), for word classes; those of a task with tags unless given.
         causal_texts: how many texts ask for the loss without concepts; 0 leaves that part out.
 
     Raises:
@@ -67,15 +68,17 @@ def analyze(
         "health": health_report(check_health(subject, captured)),
         "notes": _truncation_notes(captured),
     }
-    finite_T = torch.isfinite(captured.z_TCD).flatten(1).all(1)
+    finite_T = _finite(captured)
     if not finite_T.all():
         broken = int((~finite_T).sum())
         analysis["notes"].append(f"{broken} texts with NaN or infinite states are left out of the geometry")
     analysis |= geometry(captured.z_TCD[finite_T], captured.mask_TC[finite_T], seed=seed)
     analysis["attention"] = _attention(subject, captured) if finite_T.all() else None
     sentences = material.sentences if sentences is None else sentences
-    if sentences is not None:
-        analysis["roles"] = _roles(subject, sentences, seed, progress)
+    if sentences is not None and captured.reads:
+        analysis["roles"] = selectivity(*word_attention(subject, sentences, progress), seed=seed)
+    elif sentences is not None:
+        analysis["notes"].append("word classes are left out: they are asked of concepts that read tokens by attention")
     if material.task is not None and finite_T.all():
         analysis["task"] = task_report(subject, material, captured, seed=seed)
     if causal_texts and finite_T.all():
@@ -143,7 +146,7 @@ def geometry_over_training(
     points = []
     for done, folder in enumerate(folders, start=1):
         captured = read_material(load_subject(folder, states), material, examples=0)
-        found = geometry(captured.z_TCD, captured.mask_TC)
+        found = geometry(captured.z_TCD[_finite(captured)], captured.mask_TC[_finite(captured)])
         points.append({"step": int(folder.name.rpartition("-")[2]), **training_point(found)})
         if progress:
             progress("checkpoints", done, len(folders))
@@ -151,15 +154,15 @@ def geometry_over_training(
 
 
 def training_point(found: dict) -> dict:
-    """The shares (0 to 1) that are followed over training."""
-    rank, overlap, dimensions = found["rank"], found["overlap"], found["dimensions"]
-    ratio = dimensions["participation_ratio"]
+    """The shares (0 to 1) that are followed over training; None where the states are not finite."""
+    rank, overlap, dimensions = (found[part] or {} for part in ("rank", "overlap", "dimensions"))
+    ratio = dimensions.get("participation_ratio")
     return {
         "effective rank / ceiling": rank.get("share_of_ceiling"),
         "content rank / ceiling": rank.get("content_share_of_ceiling"),
         "one common vector": rank.get("common_share"),
         "variance between texts": (rank.get("variance") or {}).get("between_texts"),
-        "mean |correlation|": overlap["raw"]["mean_absolute"],
+        "mean |correlation|": (overlap.get("raw") or {}).get("mean_absolute"),
         "participation ratio / width": ratio and round(ratio / dimensions["width"], 5),
     }
 
@@ -169,9 +172,14 @@ def loss_history(run: str | Path) -> dict[str, list[list[float]]]:
     found: dict[str, list[list[float]]] = {}
     for record in read_metrics(run):
         for name, field in (("training", "loss"), ("held out", "eval_loss")):
-            if isinstance(record.get(field), int | float) and "step" in record:
+            if isinstance(record.get(field), int | float) and math.isfinite(record[field]) and "step" in record:
                 found.setdefault(name, []).append([record["step"], record[field]])
     return found
+
+
+def _finite(captured: Capture) -> Tensor:
+    """Which texts have states without NaN and infinities [T]."""
+    return torch.isfinite(captured.z_TCD).flatten(1).all(1)
 
 
 def _describe(subject: Subject) -> dict:
@@ -230,12 +238,6 @@ def _example(example: Example, entropy_C: Tensor) -> dict:
     concepts = sorted(order[:half] + others[:: max(1, -(-len(others) // half))])
     rows = [[round(value, 5) for value in row] for row in example.attention_CN[concepts].tolist()]
     return {"text": example.text, "tokens": example.tokens, "concepts": concepts, "attention": rows}
-
-
-def _roles(subject: Subject, sentences: Sequence[TaggedSentence], seed: int, progress: Progress | None) -> dict | None:
-    if not subject.has_reads:
-        return None
-    return selectivity(*word_attention(subject, sentences, progress), seed=seed)
 
 
 def _causal(

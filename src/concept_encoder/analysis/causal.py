@@ -99,13 +99,19 @@ def dependence(
     apart = 2 if subject.separate_texts else 1
     with encoded_once(subject.encoder):
         exists_C, base_X = _base(subject, made)
-        report = {"labels": int(labels_X.sum()), "base_loss": _weighted(base_X, labels_X), "all": {}, "notes": []}
+        report = {"labels": int(labels_X.sum()), "base_loss": None, "notes": []}
+        if not np.isfinite(base_X).all():
+            report["notes"].append("the loss itself is NaN or infinite: nothing can be added to it")
+            return report
+        report["base_loss"] = _weighted(base_X, labels_X)
+        if len(made[0]["input_ids"]) < 2:
+            report["notes"].append("the loss without concepts needs at least 2 texts to exchange them between, got 1")
+            return report
+        report["all"] = {}
         for kind, change in _changes(torch.ones_like(exists_C), apart).items():
             added_X = np.array([_loss(subject, batch, change) for batch in made]) - base_X
             error = float(added_X.std(ddof=1) / len(made) ** 0.5) if len(made) > 1 else None
             report["all"][kind] = {"added": _weighted(added_X, labels_X), "standard_error": error and round(error, 5)}
-        if len(made[0]["input_ids"]) < 2:
-            report["notes"].append("shuffling needs at least 2 texts in a batch, got 1")
         if each_labels:
             few = _first_labels(made[0], each_labels)
             each = _each(subject, few, exists_C, progress)

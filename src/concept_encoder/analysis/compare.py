@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 
 from concept_encoder.analysis import figures
+from concept_encoder.analysis.key_figures import KEY_FIGURES
 from concept_encoder.analysis.pictures import Analysis
-from concept_encoder.analysis.present import KEY_FIGURES
 from concept_encoder.analysis.report import Report
 from concept_encoder.records import write_atomically
 

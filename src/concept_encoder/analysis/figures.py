@@ -223,7 +223,8 @@ def dimension_spectrum(
         panels[1].plot(order, np.cumsum(shares), label=name, **_style(index, len(shares)))
     _log_scale(panels[0])
     panels[1].axhline(0.9, color="#444444", linewidth=0.9, linestyle=(0, (6, 3)))
-    panels[1].annotate("90 %", (0.99, 0.9), xycoords=("axes fraction", "data"), ha="right", va="top")
+    below = {"xytext": (0, -3), "textcoords": "offset points", "ha": "right", "va": "top"}
+    panels[1].annotate("90 %", (0.99, 0.9), xycoords=("axes fraction", "data"), **below)
     panels[1].set_ylim(0, 1.03)
     _label(panels[0], title, "principal direction", "share of variance")
     _label(panels[1], "Variance held by the first k", "directions k", "cumulative share")
@@ -231,19 +232,34 @@ def dimension_spectrum(
     return fig
 
 
+# How far from 1 the colours of a map of lifts reach, and what its bar says.
+_LIFT_SCALES = {
+    1.5: {"⅔ ×": 2 / 3, "1 ×": 1, "1½ ×": 1.5},
+    2: {"½ ×": 1 / 2, "1 ×": 1, "2 ×": 2},
+    4: {"¼ ×": 1 / 4, "½ ×": 1 / 2, "1 ×": 1, "2 ×": 2, "4 ×": 4},
+}
+
+
 @figure
 def role_map(lift_CU, classes: Sequence[str], significant_CU) -> Figure:
-    """Attention of concepts to word classes relative to chance; a dot where it is significant."""
-    lift = np.log2(np.clip(np.asarray(lift_CU, dtype=float), 2**-2, 2**2))
+    """Attention of concepts to word classes relative to chance; a dot where it is significant.
+
+    It ends with the last concept that was judged; its scale is the narrowest that holds 99 % of the values.
+    """
+    lift = np.asarray(lift_CU, dtype=float)
+    lift = lift[: np.flatnonzero(~np.isnan(lift).all(1))[-1] + 1]
+    log = np.log2(np.clip(lift, 1 / 4, 4))
+    reach = np.nanquantile(np.abs(log), 0.99)
+    most, ticks = next(scale for scale in _LIFT_SCALES.items() if np.log2(scale[0]) >= reach)
     fig, (axes,) = new_axes(2.2 + 0.34 * len(classes), min(2.6 + 0.16 * len(lift), 9.0))
-    image = _map(axes, lift, vmin=-2, vmax=2, aspect="auto")
+    image = _map(axes, log, vmin=-np.log2(most), vmax=np.log2(most), aspect="auto")
     rows, columns = np.nonzero(np.asarray(significant_CU))
     size = 14 if len(lift) <= 40 else 4
     axes.scatter(columns, rows, s=size, color="white", edgecolors="black", linewidths=0.6)
     axes.set_xticks(range(len(classes)), classes, rotation=60, ha="right")
     _label(axes, "Attention to word classes", "word class (○ significant)", "concept")
-    bar = fig.colorbar(image, ax=axes, extend="both", ticks=[-2, -1, 0, 1, 2], aspect=35)
-    bar.ax.set_yticklabels(["¼ ×", "½ ×", "1 ×", "2 ×", "4 ×"])
+    bar = fig.colorbar(image, ax=axes, extend="both", ticks=np.log2(list(ticks.values())), aspect=35)
+    bar.ax.set_yticklabels(ticks)
     bar.set_label("attention relative to shuffled tags")
     return fig
 

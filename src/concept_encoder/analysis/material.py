@@ -57,7 +57,10 @@ class Material:
 def run_of(checkpoint: str | Path) -> Path:
     """The folder of the run: of a checkpoint inside one, or the folder itself."""
     path = Path(checkpoint)
-    return path.parent.parent if path.resolve().parent.name == "checkpoints" else path
+    if path.resolve().parent.name != "checkpoints":
+        return path
+    run = path.resolve().parent.parent
+    return path.parent.parent if path.parent.parent.resolve() == run else run  # not so from inside checkpoints/
 
 
 def held_out_material(checkpoint: str | Path, count: int) -> Material:

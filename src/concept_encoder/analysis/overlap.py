@@ -95,6 +95,8 @@ def overlap_report(z_TCD: Tensor, mask_TC: Tensor | None = None) -> dict:
     content_CC[report["dead"]] = torch.nan  # what a dead concept has left is rounding
     content_CC[:, report["dead"]] = torch.nan
     report["content"] = _correlation_summary(content_CC)
+    if report["content"]["mean_absolute"] is None:
+        report["notes"].append("content correlation needs two concepts that change from text to text")
     report["variance_over_texts"] = [round(v, 6) for v in variance_over_texts(z_TCD, mask_TC).tolist()]
     return report
 

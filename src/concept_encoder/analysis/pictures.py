@@ -17,7 +17,7 @@ def figures_of(analysis: Analysis) -> dict[str, Figure]:
     made |= _geometry(analysis)
     if analysis.get("attention"):
         made |= _attention(analysis["attention"])
-    if (roles := analysis.get("roles")) and roles.get("lift"):
+    if (roles := analysis.get("roles")) and any(lift is not None for row in roles.get("lift", ()) for lift in row):
         made["word-classes"] = figures.role_map(roles["lift"], roles["classes"], roles["significant"])
     if (causal := analysis.get("causal")) and causal.get("each"):
         added = [value or 0.0 for value in causal["each"]["mean"]]
@@ -42,7 +42,7 @@ def _geometry(analysis: Analysis) -> dict[str, Figure]:
         made["spectrum"] = figures.spectrum(spectra, rank["noise_spectrum"])
     if overlap:
         matrices = {"Raw: the states as they are": overlap["raw"]["matrix"]}
-        if overlap["content"]:
+        if overlap["content"] and overlap["content"]["mean_absolute"] is not None:
             matrices["Content: slot means taken out"] = overlap["content"]["matrix"]
         made["correlation"] = figures.correlation_matrix(matrices)
     if dimensions and dimensions.get("spectrum"):

@@ -1,128 +1,42 @@
-"""An analysis as people read it: key figures and one page.
+"""An analysis as people read it: one page, and the files that are left.
 
 Everything here is computed from the dictionary that `analyze` returns (or `analysis.json` holds), never
 from a model.
 """
 
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from matplotlib.figure import Figure
 
 from concept_encoder.analysis.figures import to_svg
-from concept_encoder.analysis.overlap import TARGET_MEAN
+from concept_encoder.analysis.key_figures import key_numbers
 from concept_encoder.analysis.pictures import Analysis, figures_of
-from concept_encoder.analysis.rank import NEARLY_ONE_VECTOR, TARGET_SHARE
-from concept_encoder.analysis.report import Number, Report
+from concept_encoder.analysis.report import Report
 from concept_encoder.errors import UserError
 from concept_encoder.records import write_atomically
 
+_CARDS = 6  # so many key figures are shown large
 
-@dataclass(frozen=True)
-class KeyFigure:
-    """One number of an analysis: its name, the keys that lead to it, what is wanted of it, and how to read
-    it.
+
+def concept_report(
+    analysis: Analysis, report: Report | None = None, pictures: Mapping[str, Figure | str] | None = None
+) -> Report:
+    """The page of one analysis; its sections are added to `report` when there is one already.
+
+    Args:
+        pictures: the figures of the analysis by name, or their SVG, when they are drawn already.
     """
-
-    label: str
-    path: tuple[str, ...]
-    target: str = ""
-    met: Callable[[Any, Analysis], bool] | None = None
-    note: str = ""
-
-    def of(self, analysis: Analysis) -> Any:
-        """The value; the length of a list; None when this analysis has none."""
-        value: Any = analysis
-        for name in self.path:
-            value = (value or {}).get(name)
-        return len(value) if isinstance(value, list) else value
-
-    def number(self, analysis: Analysis) -> Number:
-        """The value marked against its target."""
-        value = self.of(analysis)
-        met = None if value is None or self.met is None else self.met(value, analysis)
-        return Number(self.label, value, self.target, met, self.note)
-
-
-KEY_FIGURES = (
-    KeyFigure("effective rank", ("rank", "effective_rank")),
-    KeyFigure(
-        "effective rank / noise ceiling",
-        ("rank", "share_of_ceiling"),
-        f"> {TARGET_SHARE}",
-        # Concepts that are almost one vector can reach any rank in the little that is left: that meets no
-        # target.
-        lambda value, analysis: value > TARGET_SHARE and analysis["rank"]["common_share"] <= NEARLY_ONE_VECTOR,
-    ),
-    KeyFigure(
-        "content rank / noise ceiling",
-        ("rank", "content_share_of_ceiling"),
-        note="slots that ignore the text score nothing",
-    ),
-    KeyFigure("energy in one common vector", ("rank", "common_share"), note="near 1 the ranks describe a remainder"),
-    KeyFigure(
-        "mean |correlation|",
-        ("overlap", "raw", "mean_absolute"),
-        f"< {TARGET_MEAN}",
-        lambda value, analysis: value < TARGET_MEAN,
-    ),
-    KeyFigure("participation ratio of dimensions", ("dimensions", "participation_ratio")),
-    KeyFigure("noise ceiling of the rank", ("rank", "noise_ceiling")),
-    KeyFigure("content rank", ("rank", "content_rank")),
-    KeyFigure(
-        "sum / largest singular value (MrCogito's rank)",
-        ("rank", "sum_over_max"),
-        note="of the uncentred mean over texts: one shared vector drives it down; for comparison, decides nothing",
-    ),
-    KeyFigure("variance between texts", ("rank", "variance", "between_texts")),
-    KeyFigure("RankMe over texts", ("rank", "rankme")),
-    KeyFigure("RankMe over texts, centred", ("rank", "rankme_centred")),
-    KeyFigure("largest |correlation|", ("overlap", "raw", "max_absolute")),
-    KeyFigure("mean |correlation| of content", ("overlap", "content", "mean_absolute")),
-    KeyFigure("concepts that duplicate another", ("overlap", "raw", "duplicated_concepts")),
-    KeyFigure("dead concepts", ("overlap", "dead")),
-    KeyFigure("share of dimensions in use", ("dimensions", "share_above_floor")),
-    KeyFigure("directions for 90 % of the variance", ("dimensions", "directions_for_90")),
-    KeyFigure("attention entropy, last read", ("attention", "last", "mean_entropy")),
-    KeyFigure("concepts that look by position", ("attention", "last", "position_lookups")),
-    KeyFigure("concepts that look by content", ("attention", "last", "content_lookups")),
-    KeyFigure("concepts selective for a word class", ("roles", "selective_concepts")),
-    KeyFigure("concepts that carry the label", ("task", "carriers")),
-    KeyFigure("loss added, all concepts zeroed", ("causal", "all", "zero", "added")),
-    KeyFigure("loss added, all concepts shuffled", ("causal", "all", "shuffle", "added")),
-    KeyFigure("loss added, all concepts at their mean", ("causal", "all", "mean", "added")),
-    KeyFigure("tokens per concept, as used", ("texts", "tokens_per_concept")),
-    KeyFigure("health", ("health", "verdict")),
-)
-_CARDS = 6  # the first ones are shown large
-
-
-def key_numbers(analysis: Analysis) -> list[Number]:
-    """Every key figure that this analysis has, marked against its target."""
-    numbers = (key.number(analysis) for key in KEY_FIGURES)
-    return [number for number in numbers if number.value is not None]
-
-
-def notes_of(analysis: Analysis) -> list[str]:
-    """Every caveat of an analysis: of all of it, then of its parts."""
-    parts = (analysis.get(part) or {} for part in ("rank", "overlap", "dimensions", "roles", "task", "causal"))
-    return list(dict.fromkeys([*analysis["notes"], *(note for part in parts for note in part.get("notes", []))]))
-
-
-def concept_report(analysis: Analysis, report: Report | None = None) -> Report:
-    """The page of one analysis; its sections are added to `report` when there is one already."""
     subject, texts = analysis["subject"], analysis["texts"]
     kind = subject["kind"]
     if report is None:
         sizes = f"{texts['mean_tokens']:.0f} tokens and {texts['mean_concepts']:.0f} {kind} in each (mean)"
         report = Report(f"What the {kind} of {subject['name']} are", f"{texts['count']:,} {texts['source']}, {sizes}")
-    pictures, numbers = figures_of(analysis), key_numbers(analysis)
+    pictures, numbers = pictures or figures_of(analysis), key_numbers(analysis)
     cards, rest = numbers[:_CARDS], numbers[_CARDS:]
     report.section(f"The {kind} in short").numbers(*cards).notes(analysis["notes"])
-    report.table(["figure", "value"], [[number.label, number.value] for number in rest])
+    report.table(["figure", "value", "how to read it"], [[number.label, number.value, number.note] for number in rest])
     for add in (_losses, _rank, _correlation, _dimensions, _attention, _roles, _task, _causal, _training, _health):
         add(report, analysis, pictures)
     return report
@@ -131,14 +45,20 @@ def concept_report(analysis: Analysis, report: Report | None = None) -> Report:
 def write_analysis(analysis: Analysis, folder: str | Path) -> Path:
     """Write analysis.json, figures/*.svg and report.html; returns the page.
 
+    Figures that an earlier analysis left in figures/ and this one does not have are deleted.
+
     Raises:
         OSError: the folder cannot be written.
     """
     folder = Path(folder)
     write_atomically(folder / "analysis.json", json.dumps(analysis, allow_nan=False) + "\n")
-    for name, figure in figures_of(analysis).items():
-        write_atomically(folder / "figures" / f"{name}.svg", to_svg(figure))
-    return concept_report(analysis).write(folder / "report.html")
+    pictures = {name: to_svg(figure) for name, figure in figures_of(analysis).items()}
+    files = {folder / "figures" / f"{name}.svg": svg for name, svg in pictures.items()}
+    for earlier in set((folder / "figures").glob("*.svg")) - set(files):
+        earlier.unlink()
+    for file, svg in files.items():
+        write_atomically(file, svg)
+    return concept_report(analysis, pictures=pictures).write(folder / "report.html")
 
 
 def read_analysis(path: str | Path) -> Analysis:
@@ -150,12 +70,12 @@ def read_analysis(path: str | Path) -> Analysis:
         raise UserError(f"{path}: cannot be read ({error.strerror}); run the analysis first") from None
     except (json.JSONDecodeError, UnicodeDecodeError):
         analysis = None
-    if not isinstance(analysis, dict) or "subject" not in analysis:
+    if not isinstance(analysis, dict) or not {"subject", "texts", "rank", "health", "notes"} <= analysis.keys():
         raise UserError(f"{path}: not an analysis; run the analysis again")
     return analysis
 
 
-Pictures = dict[str, Figure]
+Pictures = Mapping[str, Figure | str]
 
 
 def _losses(report: Report, analysis: Analysis, pictures: Pictures) -> None:
@@ -191,8 +111,8 @@ def _correlation(report: Report, analysis: Analysis, pictures: Pictures) -> None
     report.section("Correlation between concepts").notes(overlap["notes"])
     report.figure(
         pictures["correlation"],
-        "Pearson correlation over all texts and dimensions. A vector that all concepts share counts as agreement on "
-        "the left and not on the right. White: unknown (absent or dead).",
+        "Pearson correlation over all texts and dimensions. A vector that all concepts share counts as agreement in "
+        "the states as they are, and not in their content. White: unknown (absent or dead).",
     )
     if overlap["raw"]["duplicates"]:
         more = overlap["raw"]["duplicate_pairs"] - len(overlap["raw"]["duplicates"])
@@ -267,11 +187,14 @@ def _causal(report: Report, analysis: Analysis, pictures: Pictures) -> None:
     causal = analysis.get("causal")
     if not causal:
         return
-    report.section("Does the answer use the concepts?").prose(
+    report.section("Does the answer use the concepts?").notes(causal["notes"])
+    if "all" not in causal:
+        return
+    report.prose(
         f"The {causal['loss']} is {causal['base_loss']:.3f} over {causal['labels']:,} labels. What follows is added "
         "when concepts are changed wherever tokens or the head hear them. Near zero for all at once: the answer does "
         "not need them."
-    ).notes(causal["notes"])
+    )
     names = {"zero": "set to zero", "shuffle": "shuffled between texts", "mean": "replaced by their mean"}
     rows = [[name, causal["all"][kind]["added"], causal["all"][kind]["standard_error"]] for kind, name in names.items()]
     report.table(["all concepts", "loss added", "standard error"], rows)

@@ -79,7 +79,7 @@ class Report:
         return self._add("numbers", numbers)
 
     def table(self, columns: Sequence[str], rows: Iterable[Sequence[Any]], caption: str = "") -> "Report":
-        """A table; a column of numbers is set to the right, None is printed as a dash."""
+        """A table; a column of numbers, or mostly so, is set to the right, None is printed as a dash."""
         rows = [list(row) for row in rows]
         for row in rows:
             assert len(row) == len(columns), f"table {caption!r}: {len(row)} cells under {len(columns)} columns"
@@ -129,7 +129,7 @@ def cell(value: Any) -> str:
 
 def _numeric(values: list[Any]) -> bool:
     known = [value for value in values if value is not None]
-    return bool(known) and all(isinstance(value, int | float) for value in known)
+    return 2 * sum(isinstance(value, int | float) for value in known) > len(known)
 
 
 def inline_svg(svg: str, prefix: str, label: str = "") -> Markup:

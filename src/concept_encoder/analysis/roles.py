@@ -26,8 +26,8 @@ import numpy as np
 from scipy.stats import false_discovery_control, norm
 
 from concept_encoder.analysis.capture import Progress
-from concept_encoder.analysis.conllu import words_of_tokens
 from concept_encoder.analysis.subject import Subject, batches, tokenize
+from concept_encoder.analysis.words import words_of_tokens
 from concept_encoder.data.conllu import TaggedSentence
 
 SENTENCES_NEEDED = 50

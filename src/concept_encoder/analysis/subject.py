@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers import AutoModel, PreTrainedModel, PreTrainedTokenizerBase
 
 from concept_encoder import model as ours
+from concept_encoder.analysis.material import run_of
 from concept_encoder.data.tokenizer import load_tokenizer, longest_text
 from concept_encoder.errors import UserError
 from concept_encoder.model.loading import load_checkpoint, resolve_checkpoint
@@ -22,11 +23,11 @@ from concept_encoder.model.sources import SOURCES
 Kind = Literal["concepts", "tokens"]
 
 _HEADS = {
-    name: getattr(ours, name)
-    for name in (
-        "ConceptEncoderForMaskedLM",
-        "ConceptEncoderForSequenceClassification",
-        "ConceptEncoderForTokenClassification",
+    head.__name__: head
+    for head in (
+        ours.ConceptEncoderForMaskedLM,
+        ours.ConceptEncoderForSequenceClassification,
+        ours.ConceptEncoderForTokenClassification,
     )
 }
 
@@ -50,17 +51,12 @@ class Subject:
     def __post_init__(self) -> None:
         self.model.eval()
         if self.kind == "concepts" and getattr(self.model.config, "concept_source", "none") == "none":
-            raise UserError(f"{self.name}: a model without concepts; its token states can be analysed (states: tokens)")
+            raise UserError(f"{self.name}: no concepts here; its token states can be analysed (--states tokens)")
 
     @property
     def encoder(self) -> PreTrainedModel:
         """The model without its head."""
         return self.model.base_model
-
-    @property
-    def has_reads(self) -> bool:
-        """Whether concepts read tokens by attention that can be looked at."""
-        return self.kind == "concepts" and "read" in self.model.config.layer_types
 
     @property
     def separate_texts(self) -> bool:
@@ -149,8 +145,11 @@ class Batch:
     special_BN: Tensor = field(repr=False)
 
 
-def load_subject(checkpoint: str | Path, states: Kind = "concepts") -> Subject:
+def load_subject(checkpoint: str | Path, states: Kind | None = "concepts") -> Subject:
     """Load a checkpoint or the last checkpoint of a run; with `states="tokens"` any `transformers` encoder.
+
+    Args:
+        states: None takes the concepts of a model that has some, and the token states of another.
 
     Raises:
         UserError: no checkpoint, a damaged file, or a model without concepts; the message names it.
@@ -159,9 +158,9 @@ def load_subject(checkpoint: str | Path, states: Kind = "concepts") -> Subject:
         folder = resolve_checkpoint(checkpoint)
         ours_too = _config_of(folder).get("model_type") == ours.ConceptEncoderConfig.model_type
         if not ours_too and states == "concepts":
-            raise UserError(f"{folder}: not a concept encoder; its token states can be analysed (states: tokens)")
+            raise UserError(f"{folder}: not a concept encoder; its token states can be analysed (--states tokens)")
         if not ours_too:
-            return Subject(folder.name, _load_foreign(folder), load_tokenizer(folder), "tokens", folder)
+            return Subject(_name(folder), _load_foreign(folder), load_tokenizer(folder), "tokens", folder)
         architecture = (_config_of(folder).get("architectures") or [""])[0]
         model_class = _HEADS.get(architecture, ours.ConceptEncoderModel)
         model = load_checkpoint(model_class, folder, attn_implementation="eager")
@@ -169,7 +168,14 @@ def load_subject(checkpoint: str | Path, states: Kind = "concepts") -> Subject:
         raise
     except ValueError as error:
         raise UserError(str(error)) from None
-    return Subject(folder.name, model, load_tokenizer(folder), states, folder)
+    states = states or ("tokens" if model.config.concept_source == "none" else "concepts")
+    return Subject(_name(folder), model, load_tokenizer(folder), states, folder)
+
+
+def _name(folder: Path) -> str:
+    """The folder's name; of a checkpoint inside a run with the run's, as every run has a checkpoint-1000."""
+    run = run_of(folder)
+    return folder.resolve().name if run == folder else f"{run.resolve().name}/{folder.name}"
 
 
 def _config_of(folder: Path) -> dict:
@@ -228,13 +234,14 @@ def batches(subject: Subject, tokenized: Tokenized, batch_size: int = 32, togeth
     """Padded batches, the longest texts first: no later batch has a larger shape.
 
     Args:
-        batch_size: groups of rows in a batch.
+        batch_size: groups of rows in a batch, at most.
         together: rows of a group, which stay side by side: 2 for pairs whose texts are rows of their own.
     """
     groups = [range(first, first + together) for first in range(0, len(tokenized), together)]
     groups.sort(key=lambda rows: (-max(len(tokenized.ids[row]) for row in rows), rows[0]))
-    for start in range(0, len(groups), batch_size):
-        index = [row for rows in groups[start : start + batch_size] for row in rows]
+    size = -(-len(groups) // -(-len(groups) // batch_size))  # even: a text left over would have none to exchange with
+    for start in range(0, len(groups), size):
+        index = [row for rows in groups[start : start + size] for row in rows]
         inputs = {
             "input_ids": _padded([tokenized.ids[row] for row in index], subject.tokenizer.pad_token_id),
             "attention_mask": _padded([[1] * len(tokenized.ids[row]) for row in index], 0),

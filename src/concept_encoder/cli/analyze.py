@@ -1,5 +1,6 @@
 """`concept-encoder analyze CHECKPOINT [data.field=value …]`."""
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -7,6 +8,7 @@ import click
 
 if TYPE_CHECKING:
     from concept_encoder.analysis.material import Material
+    from concept_encoder.analysis.subject import Subject
 
 
 @click.command("analyze")
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
 )
 @click.option("--states", type=click.Choice(["concepts", "tokens"]), default="concepts", show_default=True,
               help="tokens: analyse token states instead, of any transformers encoder.")  # fmt: skip
-@click.option("--compare", type=click.Path(), help="Another checkpoint, or its analysis, to set beside it.")
+@click.option("--compare", type=click.Path(), help="Another checkpoint or its analysis, to set beside it; BERT too.")
 @click.option("--over-training", is_flag=True, help="Also follow the figures over all checkpoints of the run.")
 @click.option(
     "--output", type=click.Path(), help="Folder for analysis.json, figures/ and report.html.  [CHECKPOINT/analysis]"
@@ -37,14 +39,17 @@ def command(checkpoint: str, task: tuple[str, ...], texts: str | None, text_colu
     Exit code 1 when the health check fails.
     """
     from concept_encoder.analysis.analyze import analyze, geometry_over_training
-    from concept_encoder.analysis.conllu import tag_texts
+    from concept_encoder.analysis.key_figures import key_numbers, notes_of
     from concept_encoder.analysis.material import run_of
-    from concept_encoder.analysis.present import key_numbers, notes_of, read_analysis, write_analysis
+    from concept_encoder.analysis.present import write_analysis
     from concept_encoder.analysis.subject import load_subject
+    from concept_encoder.analysis.words import tag_texts
     from concept_encoder.cli.show import progress, show_table
     from concept_encoder.data.conllu import read_conllu
 
     subject = load_subject(checkpoint, states)
+    folder = _writable(Path(output) if output else Path(checkpoint) / "analysis")
+    other = _other(compare, states) if compare else None
     kind, _, pipeline = (tags or "").partition(":")
     sentences = read_conllu(tags)[:max_texts] if tags and kind != "spacy" else None
     material = material_of(checkpoint, task, texts, text_column, split, max_texts)
@@ -52,14 +57,12 @@ def command(checkpoint: str, task: tuple[str, ...], texts: str | None, text_colu
     if kind == "spacy":
         sentences = tag_texts(material.texts, pipeline)
     with progress("analysing") as step:
+        points = over_training and geometry_over_training(run_of(checkpoint), material, states=states, progress=step)
         found = analyze(subject, material, sentences=sentences, progress=step)
-        if over_training:
-            found["training"] = geometry_over_training(run_of(checkpoint), material, states=states, progress=step)
-        other = None
-        if compare:
-            known = _is_analysis(compare)
-            other = read_analysis(compare) if known else analyze(compare, material, states=states, progress=step)
-    folder = Path(output) if output else Path(checkpoint) / "analysis"
+        if points:
+            found["training"] = points
+        if other is not None and not isinstance(other, dict):
+            other = analyze(other, material, sentences=sentences, progress=step)
     page = write_analysis(found, folder)
     if other:
         click.echo(f"comparison: {_compare(found, other, folder)}")
@@ -112,5 +115,21 @@ def _compare(found: dict, other: dict, folder: Path) -> Path:
     return write_comparison(found, other, folder)
 
 
-def _is_analysis(path: str) -> bool:
-    return Path(path).suffix == ".json" or (Path(path) / "analysis.json").is_file()
+def _other(compare: str, states: str) -> "dict | Subject":
+    """What to compare with: an analysis that is there, or a checkpoint; one without concepts shows its token states."""
+    from concept_encoder.analysis.present import read_analysis
+    from concept_encoder.analysis.subject import load_subject
+
+    if Path(compare).suffix == ".json" or (Path(compare) / "analysis.json").is_file():
+        return read_analysis(compare)
+    return load_subject(compare, "tokens" if states == "tokens" else None)
+
+
+def _writable(folder: Path) -> Path:
+    """The folder, when it can be made or written into: better said before the work than after it."""
+    from concept_encoder.errors import UserError
+
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        raise UserError(f"--output: {folder} cannot be written; name a folder of yours")
+    return folder

@@ -135,7 +135,7 @@ def _fill_masks(folder: Path, corpus: "PreparedCorpus", sentences: int = 4) -> l
 
 def _analyze(folder: Path, corpus: "PreparedCorpus", short: bool) -> dict[str, Any]:
     from concept_encoder.analysis.analyze import analyze
-    from concept_encoder.analysis.present import key_numbers
+    from concept_encoder.analysis.key_figures import key_numbers
     from concept_encoder.cli.show import progress, show_table
 
     texts = corpus.validation_texts[: 64 if short else 384]
