@@ -61,6 +61,8 @@ def test_pairs_are_compared_where_both_exist():
     mask_TC[20:, 1] = False
     z_TCD[20:, 1] = 1e3
     assert overlap.correlation(z_TCD, mask_TC)[0, 1] == pytest.approx(1, abs=0.01)
+    mask_TC[9:, 1] = False  # what nine texts share says nothing of pairs
+    assert overlap.correlation(z_TCD, mask_TC)[0, 1].isnan()
     mask_TC[:, 2] = False
     report = overlap.overlap_report(z_TCD, mask_TC)
     assert report["absent"] == [2]

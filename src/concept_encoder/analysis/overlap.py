@@ -25,8 +25,8 @@ _CHUNK = 64
 def correlation(z_TCD: Tensor, mask_TC: Tensor | None = None) -> Tensor:
     """Pearson correlation between concepts over all texts and dimensions [C, C].
 
-    Pairs are compared on the texts where both exist; NaN where there is none, or where a concept never
-    varies.
+    Pairs are compared on the texts where both exist; NaN where these are fewer than 10 (of fewer than 10 in all:
+    fewer than all), as long texts alone have the last concepts, or where a concept never varies.
     """
     mask_TC = full_mask(z_TCD) if mask_TC is None else mask_TC
     mask_TC1 = mask_TC[..., None].double()
@@ -45,7 +45,8 @@ def correlation(z_TCD: Tensor, mask_TC: Tensor | None = None) -> Tensor:
     # What is left of a constant concept after centring is rounding: it has no correlation, rather than a
     # random one.
     varies_C = square_CC.diagonal() > 1e-10 * size_C
-    known_CC = (scale_CC > 0) & varies_C[:, None] & varies_C
+    enough_CC = mask_TC.double().T @ mask_TC.double() >= min(TEXTS_FOR_CONTENT, len(z_TCD))
+    known_CC = (scale_CC > 0) & varies_C[:, None] & varies_C & enough_CC
     r_CC = product_CC / scale_CC.clamp_min(torch.finfo(torch.float64).tiny)
     return r_CC.clamp(-1, 1).masked_fill(~known_CC, torch.nan)
 

@@ -35,7 +35,10 @@ def concept_report(
         report = Report(f"What the {kind} of {subject['name']} are", f"{texts['count']:,} {texts['source']}, {sizes}")
     pictures, numbers = pictures or figures_of(analysis), key_numbers(analysis)
     cards, rest = numbers[:_CARDS], numbers[_CARDS:]
-    report.section(f"The {kind} in short").numbers(*cards).notes(analysis["notes"])
+    report.section(f"The {kind} in short")
+    if kind == "tokens":
+        report.prose("Token states stand in for concepts: where this page says concept, read token.")
+    report.numbers(*cards).notes(analysis["notes"])
     report.table(["figure", "value", "how to read it"], [[number.label, number.value, number.note] for number in rest])
     for add in (_losses, _rank, _correlation, _dimensions, _attention, _roles, _task, _causal, _training, _health):
         add(report, analysis, pictures)
@@ -112,7 +115,7 @@ def _correlation(report: Report, analysis: Analysis, pictures: Pictures) -> None
     report.figure(
         pictures["correlation"],
         "Pearson correlation over all texts and dimensions. A vector that all concepts share counts as agreement in "
-        "the states as they are, and not in their content. White: unknown (absent or dead).",
+        "the states as they are, and not in their content. White: unknown (absent, dead, or too few texts).",
     )
     if overlap["raw"]["duplicates"]:
         more = overlap["raw"]["duplicate_pairs"] - len(overlap["raw"]["duplicates"])
@@ -128,7 +131,7 @@ def _dimensions(report: Report, analysis: Analysis, pictures: Pictures) -> None:
         f"Of {use['width']} dimensions {100 * use['share_above_floor']:.0f} % vary by more than 1 % of the mean "
         f"variance; {use['directions_for_90']} directions hold 90 % of the variance; the participation ratio is "
         f"{use['participation_ratio']:.1f}."
-    ).notes(use["notes"]).figure(pictures["dimensions"], "Eigenvalues of the covariance of all concept states.")
+    ).notes(use["notes"]).figure(pictures["dimensions"], "Eigenvalues of the covariance of all states.")
 
 
 def _attention(report: Report, analysis: Analysis, pictures: Pictures) -> None:
@@ -137,7 +140,7 @@ def _attention(report: Report, analysis: Analysis, pictures: Pictures) -> None:
         return
     last = attention["last"]
     report.section("What concepts attend to").prose(
-        f"In the last of {attention['reads']} reads, {last['position_lookups']} concepts look by position (the same "
+        f"In the last read of {attention['reads']}, {last['position_lookups']} concepts look by position (the same "
         f"places in every text), {last['content_lookups']} by content, and {last['no_lookup']} everywhere alike. "
         f"Special tokens receive {100 * last['mean_special_share']:.0f} % of the attention."
     ).notes(last["notes"])
