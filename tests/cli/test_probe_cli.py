@@ -86,3 +86,56 @@ def test_mistakes_get_one_line_and_exit_code_2(capsys, checkpoints, pairs, argum
     assert err.startswith("error: ")
     assert err.count("\n") == 1
     assert not (checkpoints / "woven" / "probe").exists()
+
+
+@pytest.fixture
+def mirror(tmp_path, monkeypatch):
+    """Similarity tasks and a task of one text, in the hub's layout."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    texts, others = WORDS * 8, [*WORDS[1:], WORDS[0]] * 8
+    scores = [float(i % 4) for i in range(32)]
+    tables = {
+        "nyu-mll/glue/stsb": {"sentence1": texts, "sentence2": others, "label": scores},
+        "RobZamp/sick/default": {"sentence_A": texts, "sentence_B": others, "relatedness_score": scores},
+        "nyu-mll/glue/cola": {"sentence": texts, "label": [0, 1, 1, 0] * 8},
+    }
+    for path, columns in tables.items():
+        for split in ("train", "validation"):
+            file = tmp_path / "hub" / path / f"{split}.parquet"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            pq.write_table(pa.table(columns), file)
+    monkeypatch.setenv("CONCEPT_ENCODER_DATA_ROOT", str(tmp_path / "hub"))
+
+
+def test_frozen_probes_stand_beside_their_baselines(capsys, checkpoints, mirror, tmp_path):
+    asked = ["--probe", "sts", "--task", "cola", "--baseline", "cbow", "--output", tmp_path / "out"]
+    code, out, err = run(capsys, "probe", checkpoints / "woven", *asked)
+    assert code == 0, err
+    for said in ("word overlap", "majority class", "bag of words", "cbow", "concepts, concepts shuffled", "decoded"):
+        assert said in out
+    metrics = metrics_of(VERBS["probe"], read_result(VERBS["probe"], tmp_path / "out"))
+    assert {"sts.stsb.decoded.spearman", "sts.sick-relatedness.concepts.shuffled.pearson"} <= set(metrics)
+    assert {"linear.cola.decoded.zeroed.accuracy", "linear.cola.baselines.cbow.accuracy"} <= set(metrics)
+    code, out, err = run(capsys, "probe", checkpoints / "foreign", "--task", "cola", "--output", tmp_path / "foreign")
+    assert code == 0, err
+    assert "tokens" in out
+    assert "shuffled" not in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--task", "coal"], "data.task: no task 'coal'; did you mean 'cola'"),
+        (["--task", "cola", "--baseline", "lstm"], "baseline: cola has no 'lstm'; did you mean 'bilstm'"),
+        (["--task", "cola", "--max-length", "99"], "max_length: 99 is more than the model's 48"),
+        (["--mteb", "STS1234"], "STS1234"),
+    ],
+)
+def test_mistakes_of_tasks(capsys, checkpoints, mirror, arguments, message):
+    code, _, err = run(capsys, "probe", checkpoints / "woven", *arguments)
+    assert code == 2
+    assert message in err
+    assert err.count("\n") == 1
+    assert not (checkpoints / "woven" / "probe").exists()

@@ -1,8 +1,11 @@
 import pytest
+import torch
 
 from concept_encoder.data.tagging import TaggedExamples
 from concept_encoder.data.tasks import Examples, TaskData
+from concept_encoder.errors import UserError
 from concept_encoder.evaluation.baselines import bag_of_words, baselines, majority
+from concept_encoder.evaluation.neural_baselines import BiLSTM
 
 
 def task(texts, labels, kind="classification", metrics=("accuracy", "f1"), pairs=None):
@@ -57,3 +60,54 @@ def test_baselines_of_tagging():
 
 def test_which_baselines_stand_beside_a_task():
     assert set(baselines(task(["a", "b"] * 4, [1, 0] * 4))) == {"majority class", "bag of words"}
+
+
+ANIMALS = ["dog", "cat", "cow", "hen", "fox"]
+
+
+def order_task(kind="classification", **options):
+    """Who bites whom: the words are always the same two, only their order says."""
+    texts = [f"the {a} bites the {b}" for a in ANIMALS for b in ANIMALS if a != b]
+    labels = [int(ANIMALS.index(text.split()[1]) < ANIMALS.index(text.split()[-1])) for text in texts]
+    return task(texts * 6, list(map(float, labels * 6)) if kind == "regression" else labels * 6, kind, **options)
+
+
+def test_only_a_reader_of_order_solves_a_task_of_order():
+    found = baselines(order_task(), ["majority class", "bag of words", "cbow", "bilstm"])
+    assert found["bilstm"]["accuracy"] == 1.0
+    assert found["cbow"]["accuracy"] < 0.75
+    assert found["bag of words"]["accuracy"] < 0.75
+    numbers = order_task("regression", metrics=("pearson",))
+    assert baselines(numbers, ["bilstm"])["bilstm"]["pearson"] > 0.9
+    assert abs(baselines(numbers, ["cbow"])["cbow"]["pearson"] or 0) < 0.5
+
+
+def test_words_are_enough_for_cbow_and_pairs_are_compared():
+    texts = ["a good film", "a bad film", "good fun", "bad luck"] * 10
+    assert baselines(task(texts, [1, 0, 1, 0] * 10), ["cbow"])["cbow"] == {"accuracy": 1.0, "f1": 1.0}
+    same = task(ANIMALS * 20, [1, 0, 1, 0, 1] * 20, pairs=["dog", "fox", "cow", "dog", "fox"] * 20)
+    assert baselines(same, ["bilstm"])["bilstm"]["accuracy"] == 1.0
+
+
+def test_trained_baselines_follow_the_seed_and_leave_others_alone():
+    data = order_task("regression", metrics=("pearson",))
+    torch.manual_seed(7)
+    first = baselines(data, ["cbow"], seed=1)
+    after = torch.rand(1)
+    torch.manual_seed(7)
+    assert torch.rand(1) == after, "the caller's random numbers are not used up"
+    assert baselines(data, ["cbow"], seed=1) == first
+    assert baselines(data, ["cbow"], seed=2) != first
+
+
+def test_a_batch_changes_no_answer_of_a_bilstm():
+    """Padding is not read: a text alone and beside a longer one get the same vector."""
+    torch.manual_seed(0)
+    reader, x_BND = BiLSTM(), torch.randn(2, 9, 100)
+    together = reader(x_BND, torch.tensor([4, 9]))
+    torch.testing.assert_close(together[:1], reader(x_BND[:1, :4], torch.tensor([4])))
+
+
+def test_unknown_baselines_are_answered_with_the_known():
+    with pytest.raises(UserError, match="baseline: toy has no 'lstm'; did you mean 'bilstm'"):
+        baselines(task(["a", "b"] * 4, [1, 0] * 4), ["lstm"])

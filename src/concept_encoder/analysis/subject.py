@@ -17,7 +17,7 @@ from concept_encoder import model as ours
 from concept_encoder.analysis.material import run_of
 from concept_encoder.data.tokenizer import load_tokenizer, longest_text
 from concept_encoder.errors import UserError
-from concept_encoder.model.loading import load_checkpoint, resolve_checkpoint
+from concept_encoder.model.loading import is_ours, load_checkpoint, load_foreign, resolve_checkpoint
 from concept_encoder.model.sources import SOURCES
 
 Kind = Literal["concepts", "tokens"]
@@ -156,12 +156,13 @@ def load_subject(checkpoint: str | Path, states: Kind | None = "concepts") -> Su
     """
     try:
         folder = resolve_checkpoint(checkpoint)
-        ours_too = _config_of(folder).get("model_type") == ours.ConceptEncoderConfig.model_type
+        ours_too = is_ours(folder)
         if not ours_too and states == "concepts":
             raise UserError(f"{folder}: not a concept encoder; its token states can be analysed (--states tokens)")
         if not ours_too:
-            return Subject(_name(folder), _load_foreign(folder), load_tokenizer(folder), "tokens", folder)
-        architecture = (_config_of(folder).get("architectures") or [""])[0]
+            return Subject(_name(folder), load_foreign(AutoModel, folder)[0], load_tokenizer(folder), "tokens", folder)
+        saved = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        architecture = (saved.get("architectures") or [""])[0]
         model_class = _HEADS.get(architecture, ours.ConceptEncoderModel)
         model = load_checkpoint(model_class, folder, attn_implementation="eager")
     except UserError:
@@ -176,24 +177,6 @@ def _name(folder: Path) -> str:
     """The folder's name; of a checkpoint inside a run with the run's, as every run has a checkpoint-1000."""
     run = run_of(folder)
     return folder.resolve().name if run == folder else f"{run.resolve().name}/{folder.name}"
-
-
-def _config_of(folder: Path) -> dict:
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError):
-        config = None
-    if not isinstance(config, dict):
-        raise UserError(f"{folder / 'config.json'}: not readable as a configuration; the checkpoint is damaged")
-    return config
-
-
-def _load_foreign(folder: Path) -> PreTrainedModel:
-    try:
-        return AutoModel.from_pretrained(folder, local_files_only=True)
-    except Exception as error:  # every library below has exceptions of its own; the user needs one line
-        reason = str(error).strip().partition("\n")[0]
-        raise UserError(f"{folder}: transformers cannot load this encoder ({reason})") from None
 
 
 def tokenize(

@@ -10,7 +10,8 @@ import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from concept_encoder.data.minimal_pairs import Pair
-from concept_encoder.evaluation.pseudo_likelihood import Control, Progress, has_concepts, pseudo_log_likelihoods
+from concept_encoder.evaluation.controls import Control, controls_of
+from concept_encoder.evaluation.pseudo_likelihood import Progress, pseudo_log_likelihoods
 
 CHANCE = 0.5
 TIE = 1e-4  # nats; differences of this size come from the order of summation, and a tie is wrong
@@ -21,20 +22,18 @@ def score_minimal_pairs(
     tokenizer: PreTrainedTokenizerBase,
     paradigms: Mapping[str, Sequence[Pair]],
     *,
-    controls: bool = True,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Accuracy: the share of pairs whose good sentence has the higher pseudo-log-likelihood; a tie is wrong.
 
     Returns (JSON-able) `accuracy`, the mean over paradigms, with its `standard_error` over pairs, beside `chance`; the
-    same of each of `paradigms`, with its `ties`; and, with `controls`, the accuracy after the concepts were `shuffled`
+    same of each of `paradigms`, with its `ties`; and the accuracy after the concepts were `shuffled`
     between sentences and `zeroed`.
     """
     found = _accuracies(model, tokenizer, paradigms, None, progress)
-    if controls and has_concepts(model):
-        for control in ("shuffled", "zeroed"):
-            changed = _accuracies(model, tokenizer, paradigms, control, progress)
-            found[control] = {name: changed[name] for name in ("accuracy", "standard_error", "ties")}
+    for control in controls_of(model, found["pairs"]):
+        changed = _accuracies(model, tokenizer, paradigms, control, progress)
+        found[control] = {name: changed[name] for name in ("accuracy", "standard_error", "ties")}
     return found
 
 

@@ -11,7 +11,8 @@ import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from concept_encoder.errors import UserError
-from concept_encoder.evaluation.pseudo_likelihood import Likelihood, Progress, has_concepts, pseudo_log_likelihoods
+from concept_encoder.evaluation.controls import controls_of
+from concept_encoder.evaluation.pseudo_likelihood import Likelihood, Progress, pseudo_log_likelihoods
 
 
 def pseudo_perplexity(
@@ -20,7 +21,6 @@ def pseudo_perplexity(
     texts: Sequence[str],
     *,
     max_length: int | None = None,
-    controls: bool = True,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Pseudo-perplexity of texts (JSON-able), beside guessing by frequency and beside the controls.
@@ -48,10 +48,9 @@ def pseudo_perplexity(
         **_per(sum(found.log for found in scored), texts, scored),
         "unigram": _per(unigram, texts, scored),
     }
-    if controls and has_concepts(model):
-        for control in ("shuffled", "zeroed") if len(set(texts)) > 1 else ("zeroed",):
-            changed = pseudo_log_likelihoods(model, tokenizer, texts, control=control, **how)
-            report[control] = _per(sum(found.log for found in changed), texts, scored)
+    for control in controls_of(model, len({found.ids for found in scored})):
+        changed = pseudo_log_likelihoods(model, tokenizer, texts, control=control, **how)
+        report[control] = _per(sum(found.log for found in changed), texts, scored)
     return report
 
 

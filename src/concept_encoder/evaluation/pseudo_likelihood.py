@@ -7,7 +7,6 @@ Shapes: S texts of a batch, N tokens, K tokens of a text that are hidden in turn
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
@@ -16,12 +15,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from concept_encoder.data.tokenizer import longest_text
 from concept_encoder.errors import UserError
+from concept_encoder.evaluation.controls import Control, intervention
 from concept_encoder.model import ConceptEncoderForMaskedLM
-from concept_encoder.model.interventions import shuffled, zeroed
 from concept_encoder.model.streams import Intervention
 
 Progress = Callable[[str, int, int], None]  # what is being done, how much is done, of how much
-Control = Literal["shuffled", "zeroed"]
 
 TOKENS = 8192  # of a batch, by default: more is no faster on a CPU
 
@@ -82,14 +80,12 @@ def pseudo_log_likelihoods(
         return_offsets_mapping=True,
     )
     rows = [tuple(ids) for ids in encoded["input_ids"]]
-    if control == "shuffled" and len(set(rows)) < 2:
-        raise UserError("concepts: shuffling needs two texts at least, to take them from the other")
     asked = {ids: np.flatnonzero(np.array(special) == 0) for ids, special in zip(rows, encoded["special_tokens_mask"])}
     logs = _scores(
         model.eval(),
         {ids: places for ids, places in asked.items() if len(places)},
         tokenizer,
-        None if control is None else _intervention(model, control),
+        intervention(model, control, len(asked)),
         tokens_at_once,
         progress,
     )
@@ -185,19 +181,6 @@ def _logits_at(
     mask_BN = torch.ones_like(ids_BN) if mask_BN is None else mask_BN
     logits_BNV = model(input_ids=ids_BN, attention_mask=mask_BN).logits
     return logits_BNV[torch.arange(len(ids_BN)), place_B1[:, 0]]
-
-
-def has_concepts(model: PreTrainedModel) -> bool:
-    """Whether there are concepts to take away."""
-    return isinstance(model, ConceptEncoderForMaskedLM) and model.config.has_concepts
-
-
-def _intervention(model: PreTrainedModel, control: Control) -> Intervention:
-    if not has_concepts(model):
-        raise UserError(f"concepts: {type(model).__name__} has none to be {control}")
-    count = model.config.concepts_at(model.config.max_position_embeddings)
-    everyone_C = torch.ones(count, dtype=torch.bool, device=model.device)
-    return {"shuffled": shuffled, "zeroed": zeroed}[control](everyone_C)
 
 
 def _padded(rows: Sequence[Sequence[int]], value: int) -> Tensor:

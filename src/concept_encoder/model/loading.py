@@ -8,9 +8,10 @@ from typing import Any, TypeVar
 
 from safetensors import SafetensorError
 from tokenizers import Tokenizer
-from transformers import AutoModelForMaskedLM, PreTrainedModel
+from transformers import AutoModel, AutoModelForMaskedLM, PreTrainedModel
 
 from concept_encoder.model.config import ConceptEncoderConfig, replaced
+from concept_encoder.model.encoder import ConceptEncoderModel
 from concept_encoder.model.heads import ConceptEncoderForMaskedLM
 
 M = TypeVar("M", bound=PreTrainedModel)
@@ -80,18 +81,38 @@ def load_masked_lm(name: str | Path) -> PreTrainedModel:
     Raises:
         ValueError: no checkpoint, a damaged file, or one without a masked-LM head; the message names it.
     """
-    if Path(name).exists():
-        name = resolve_checkpoint(name)
-        if model_type(name) == ConceptEncoderConfig.model_type:
-            return load_checkpoint(ConceptEncoderForMaskedLM, name)
-    try:
-        model, report = AutoModelForMaskedLM.from_pretrained(name, output_loading_info=True)
-    except Exception as error:  # every library below has exceptions of its own; the user needs one line
-        reason = str(error).strip().partition("\n")[0][:300]
-        raise ValueError(f"{name}: transformers cannot load a masked language model from it ({reason})") from None
-    if missing := sorted(report["missing_keys"]):
+    if is_ours(name):
+        return load_checkpoint(ConceptEncoderForMaskedLM, name)
+    model, missing = load_foreign(AutoModelForMaskedLM, name)
+    if missing:
         raise ValueError(f"{name}: has no masked-LM head ({missing[0]} is missing); give the pretrained checkpoint")
     return model
+
+
+def load_encoder(name: str | Path) -> PreTrainedModel:
+    """The encoder alone, of a checkpoint or run of ours or of any `transformers` one. Errors as in `load_masked_lm`."""
+    if is_ours(name):
+        return load_checkpoint(ConceptEncoderModel, name)
+    return load_foreign(AutoModel, name)[0]  # a pooler may be missing: nobody reads it
+
+
+def is_ours(name: str | Path) -> bool:
+    """Whether this is a checkpoint or run of a concept encoder; what is no path is taken for a hub id, which is not.
+
+    Raises:
+        ValueError: a folder without a checkpoint, or one that is damaged.
+    """
+    return Path(name).exists() and model_type(resolve_checkpoint(name)) == ConceptEncoderConfig.model_type
+
+
+def load_foreign(auto_class: type, name: str | Path) -> tuple[PreTrainedModel, list[str]]:
+    """What an Auto class of `transformers` makes of a folder or hub id, and the weights that it did not find there."""
+    try:
+        model, report = auto_class.from_pretrained(name, output_loading_info=True)
+    except Exception as error:  # every library below has exceptions of its own; the user needs one line
+        reason = str(error).strip().partition("\n")[0][:300]
+        raise ValueError(f"{name}: transformers cannot load this encoder ({reason})") from None
+    return model, sorted(report["missing_keys"])
 
 
 def model_type(folder: Path) -> str | None:
