@@ -66,6 +66,18 @@ def test_corpora_are_listed(capsys):
     assert "39.8" in out
 
 
+def test_tasks_are_listed(capsys, monkeypatch):
+    from concept_encoder.cli import show
+    from concept_encoder.data.task_table import TASKS
+
+    monkeypatch.setattr(show.console, "_width", 300)
+    code, out, _ = run(capsys, "data", "tasks")
+    assert code == 0
+    assert all(f" {name} " in out for name in TASKS)
+    assert "validation_mismatched" in out
+    assert "9,832" in out
+
+
 @pytest.mark.parametrize("kind", ["wordpiece", "bpe", "unigram"])
 def test_train_a_tokenizer_and_compare(capsys, texts, kind):
     size = "300" if kind == "bpe" else "80"

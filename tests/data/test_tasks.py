@@ -67,6 +67,36 @@ def test_the_table_is_sound():
         assert (task.kind == "regression") <= (task.label_names is None)
 
 
+@pytest.mark.parametrize("name", [name for name, task in TASKS.items() if "/" in task.source])
+def test_every_named_task_reads_the_layout_of_the_hub(tiny_mirror, name):
+    task = TASKS[name]
+    numbers = [0.5, 5.0] if task.kind == "regression" else [1, 0]
+    config, _, learned = task.train.rpartition("/")
+    for folder, split in ((config or task.config, learned), (task.config, task.validation)):
+        if split is not None:
+            columns = {task.text: [f"{split} {i}" for i in range(40)], task.label: numbers * 20, "idx": [0] * 40}
+            columns |= {task.text_pair: ["c", "d"] * 20} if task.text_pair else {}
+            tiny_mirror("/".join(filter(None, (task.source, folder, split))), columns)
+    data = load_task(TaskConfig(task=name))
+    assert (data.label_names is None) == (task.kind == "regression")
+    assert data.train.labels[:2] == numbers
+    assert (data.train.pairs is None) == (task.text_pair is None)
+    assert task.validation is None or data.validation.texts[0] == f"{task.validation} 0"
+    assert data.train.texts[0] == f"{learned} 0"
+
+
+def test_what_a_named_task_lacks_is_said(tiny_mirror):
+    whole = {"premise": ["a", "b"], "hypothesis": ["c", "d"], "label": [0, 1]}
+    tiny_mirror("nyu-mll/glue/mnli/train", whole)
+    tiny_mirror("nyu-mll/glue/mnli/validation_mismatched", {"premise": ["a"], "hypotheses": ["b"], "label": [0]})
+    assert "no column 'hypothesis'; columns: premise, hypotheses, label" in error(task="mnli-mm")
+    assert "has no 'mnli/validation_matched' of it; did you mean 'mnli/validation_mismatched'" in error(task="mnli")
+    tiny_mirror("nyu-mll/glue/mnli/validation_matched", {name: column[:0] for name, column in whole.items()})
+    assert "nyu-mll/glue mnli/validation_matched: holds no rows" in error(task="mnli")
+    tiny_mirror("nyu-mll/glue/ax/test", {**whole, "label": [-1, -1]})
+    assert "ax: no labeled validation rows" in error(task="ax")
+
+
 @pytest.mark.parametrize(
     ("labels", "names", "numbers"),
     [

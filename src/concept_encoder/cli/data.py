@@ -1,4 +1,4 @@
-"""`concept-encoder data corpora | prepare | stats | pmi`: corpora, before anything is trained on them."""
+"""`concept-encoder data corpora | tasks | prepare | stats | pmi`: corpora, before anything is trained on them."""
 
 import importlib
 from typing import Any
@@ -46,6 +46,29 @@ def corpora() -> None:
         for c in CORPORA.values()
     ]
     show_table("Corpora", ["name", "hub id", "config", "column", "documents", "GB", "licence"], rows)
+
+
+@command.command("tasks")
+def tasks() -> None:
+    """List the tasks that data.task and `probe --task` may call by name, with the sizes of the official splits."""
+    from concept_encoder.cli.show import show_table
+    from concept_encoder.data.task_table import TASKS
+
+    rows: list[list[Any]] = [
+        [
+            t.name,
+            f"{t.source} {t.config or ''}".rstrip(),
+            t.validation or "part of train",
+            " + ".join(filter(None, (t.text, t.text_pair))),
+            ", ".join(t.label_names or ()) or t.kind,
+            ", ".join(t.metrics),
+            *(t.sizes or (None, None)),
+            t.majority,
+        ]
+        for t in TASKS.values()
+    ]
+    header = ["name", "hub id", "scored on", "texts", "labels", "metrics", "train", "held out", "majority"]
+    show_table("Tasks", header, rows)
 
 
 @command.command("prepare")

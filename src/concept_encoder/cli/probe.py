@@ -172,11 +172,12 @@ def _with_controls(found: Found, name: str = "the model") -> Found:
 
 def _show_states(title: str, task: "TaskData", found: Found) -> None:  # noqa: F821
     """One row a baseline, then one a kind of state and control."""
-    from concept_encoder.cli.show import show_table
+    from concept_encoder.cli.show import note_undefined, show_table
 
     shown = dict(found["baselines"])
     for kind, scores in found.items():
         if kind != "baselines":
             shown |= _with_controls(scores, kind)
-    rows = [[name, *(scores[metric] for metric in task.metrics)] for name, scores in shown.items()]
-    show_table(title, ["system", *task.metrics], rows)
+    shown = {name: {metric: scores[metric] for metric in task.metrics} for name, scores in shown.items()}
+    show_table(title, ["system", *task.metrics], [[name, *scores.values()] for name, scores in shown.items()])
+    note_undefined(shown)

@@ -68,3 +68,10 @@ def score_rows(scores: dict[str, dict[str, float | None]]) -> tuple[list[str], l
 
 def show_scores(task: str, scores: dict[str, dict[str, float | None]]) -> None:
     show_table(f"Task: {task}", *score_rows(scores))
+    note_undefined(scores)
+
+
+def note_undefined(scores: dict[str, dict[str, float | None]]) -> None:
+    """What a dash in a table of scores means, where there is one."""
+    if any(value is None for found in scores.values() for value in found.values()):
+        console.print("note: – is undefined: the labels, or the answers, are all the same (for f1: none is of class 1)")

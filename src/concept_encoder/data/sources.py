@@ -66,7 +66,8 @@ def read_table(
     for number, row in enumerate(rows):  # noqa: B007 (read after the loop)
         yield row
     if number < 0:
-        raise UserError(f"{source}: holds no rows; give a source with at least one")
+        part = f" {config}/{split}" if config else ""
+        raise UserError(f"{source}{part}: holds no rows; give a source with at least one")
 
 
 def read_texts(source: str, column: str, *, config: str | None = None, split: str = "train") -> Iterator[str]:

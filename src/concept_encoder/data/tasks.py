@@ -189,7 +189,8 @@ def _sides(task: Task, config: TaskConfig) -> tuple[list[Any], list[Any]]:
         train, validation = (_records(task, side) for side in rows)
         return train, validation
     columns = [column for column in (task.text, task.text_pair, task.label) if column is not None]
-    train = _records(task, read_table(task.source, columns, config=task.config))
+    config_name, _, train_split = task.train.rpartition("/")
+    train = _records(task, read_table(task.source, columns, config=config_name or task.config, split=train_split))
     split = config.validation or task.validation
     if config.train is not None and config.validation is not None:
         return train, _records(task, read_table(config.validation, columns))

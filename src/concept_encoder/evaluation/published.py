@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from concept_encoder.data.task_table import TASKS
 from concept_encoder.errors import UserError, nearest
 
 
@@ -50,10 +51,7 @@ MAJORITY_DEV: dict[str, tuple[float, int]] = {
 }
 
 # Examples of GLUE's dev sets: a run on another number was scored on something else.
-DEV_SIZES = {
-    "cola": 1043, "sst2": 872, "mrpc": 408, "stsb": 1500, "qqp": 40430, "mnli": 9815, "qnli": 5463, "rte": 277,
-    "wnli": 71,
-}  # fmt: skip
+DEV_SIZES = {task.name: task.sizes[1] for task in TASKS.values() if task.source == "nyu-mll/glue"}
 
 _COLUMNS = (
     "cola.matthews_correlation", "sst2.accuracy", "mrpc.f1", "mrpc.accuracy", "stsb.correlation", "qqp.f1",
