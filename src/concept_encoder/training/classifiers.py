@@ -29,7 +29,7 @@ from concept_encoder.model import (
     ConceptEncoderForSequenceClassification,
     ConceptEncoderForTokenClassification,
 )
-from concept_encoder.model.loading import load_checkpoint, model_type, resolve_checkpoint
+from concept_encoder.model.loading import is_ours, load_checkpoint, model_type, resolve_checkpoint
 from concept_encoder.model.pooling import CLASSIFIER_HEADS
 
 CLASSIFIERS, TAGGERS = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING, MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING
@@ -87,11 +87,6 @@ def find_checkpoint(name: str) -> Path:
     except (OSError, HfHubHTTPError) as error:
         raise UserError(f"{name}: cannot be downloaded ({str(error).partition(chr(10))[0]}); {remedy}") from None
     return folder
-
-
-def is_ours(folder: Path) -> bool:
-    """Whether a checkpoint is one of a concept encoder."""
-    return model_type(folder) == ConceptEncoderConfig.model_type
 
 
 def head_for(folder: Path, asked: str | None, kind: str = "classification") -> str:
