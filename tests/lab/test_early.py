@@ -95,6 +95,21 @@ def test_metrics_are_read_as_they_grow(tmp_path):
     assert (found["step"], found["steps"], found["loss"], found["eta"]) == (2, 10, 3.0, 16.0)
 
 
+def test_a_resume_makes_what_was_ahead_of_it_undone(tmp_path):
+    def log(*steps: int, start: float) -> None:
+        with open(tmp_path / "metrics.jsonl", "a") as file:
+            for place, step in enumerate(steps):
+                file.write(json.dumps({"step": step, "loss": start + step, "time": start + 2.0 * place}) + "\n")
+
+    log(1, 2, 3, 4, 5, start=0.0)
+    tail = MetricsTail(tmp_path)
+    tail.read()
+    log(3, 4, start=1000.0)
+    found = figures(tail.read(), steps=10)
+    assert (found["step"], found["loss"], found["eta"]) == (4, 1004.0, 12.0)
+    assert [record["loss"] for record in glance(tmp_path)] == [1.0, 2.0, 1003.0, 1004.0]
+
+
 def test_durations():
     assert [duration(seconds) for seconds in (43, 720, 12_240, 181_440)] == ["43 s", "12 min", "3.4 h", "2.1 d"]
 

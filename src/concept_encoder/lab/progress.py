@@ -4,7 +4,9 @@ import json
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 _STEPS = re.compile(r"step \d+/(\d+)")
@@ -19,7 +21,7 @@ class MetricsTail:
         self.offset, self._records, self._sorted = 0, {}, []
 
     def read(self) -> list[dict[str, Any]]:
-        """All records in order of steps; after a resume the later record of a step counts."""
+        """All records in order of steps."""
         try:
             with open(self.file, "rb") as file:
                 file.seek(self.offset)
@@ -28,7 +30,7 @@ class MetricsTail:
             return []
         if len(lines) > 1:
             self.offset += sum(len(line) + 1 for line in lines[:-1])
-            self._records |= _by_step(lines[:-1])
+            self._records = _by_step(lines[:-1], self._records)
             self._sorted = [self._records[key] for key in sorted(self._records)]
         return self._sorted
 
@@ -72,15 +74,20 @@ def glance(folder: Path, pieces: int = 24, size: int = 8192) -> list[dict[str, A
     return [records[key] for key in sorted(records)]
 
 
-def _by_step(lines: Iterable[bytes]) -> dict[tuple[int, bool], dict[str, Any]]:
-    found = {}
+def _by_step(lines: Iterable[bytes], before: Mapping[tuple[int, bool], dict] | None = None) -> dict:
+    """Records by step and kind. A step back is a resume: what was ahead of it is done again, and is forgotten."""
+    found = dict(before or {})
+    last = max((step for step, _ in found), default=0)
     for line in lines:
         try:
             record = json.loads(line)
         except ValueError:
             continue
         if isinstance(record, dict) and isinstance(record.get("step"), int):
-            found[record["step"], "eval_loss" in record] = record
+            if record["step"] < last:
+                found = {key: value for key, value in found.items() if key[0] <= record["step"]}
+            last = record["step"]
+            found[last, "eval_loss" in record] = record
     return found
 
 
@@ -99,10 +106,11 @@ def figures(records: Sequence[Mapping[str, Any]], steps: int | None) -> dict[str
             found[name] = values[-1]
     losses = [record["loss"] for record in records if isinstance(record.get("loss"), int | float)]
     found["curve"] = sparkline(losses)
-    timed = [record for record in records if "time" in record]
-    if steps and len(timed) > 1 and timed[-1]["step"] > timed[0]["step"]:
-        pace = (timed[-1]["time"] - timed[0]["time"]) / (timed[-1]["step"] - timed[0]["step"])
-        found["eta"] = max(pace * (steps - timed[-1]["step"]), 0.0)
+    timed = [(record["step"], record["time"]) for record in records if "time" in record]
+    # the median: a pause before a resume says nothing
+    paces = [(time - before) / (step - past) for (past, before), (step, time) in pairwise(timed) if step > past]
+    if steps and paces:
+        found["eta"] = max(median(paces) * (steps - timed[-1][0]), 0.0)
     return found
 
 
