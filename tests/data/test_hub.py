@@ -158,7 +158,8 @@ def test_streaming_from_the_hub(hub, tmp_path, monkeypatch):
     """All named corpora; a mixture that fails on the way goes on, and its rows are those of local files."""
     texts = [f"text {i} of data train sample number {i * i}" for i in range(99)]
     train_tokenizer(texts, "bpe", 300).save_pretrained(tmp_path / "tokenizer")
-    given = {"HF_ENDPOINT": hub, "HF_HUB_OFFLINE": "0", "HF_HOME": str(tmp_path / "home"), "NO_PROXY": "127.0.0.1"}
+    direct = dict.fromkeys(("no_proxy", "NO_PROXY"), "127.0.0.1")
+    given = {"HF_ENDPOINT": hub, "HF_HUB_OFFLINE": "0", "HF_HOME": str(tmp_path / "home"), **direct}
     client = [sys.executable, "-c", CLIENT, str(tmp_path)]
     done = subprocess.run(client, env={**os.environ, **given}, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr

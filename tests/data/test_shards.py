@@ -1,6 +1,7 @@
 """Packing in shards: the same rows wherever shards end, however many processes tokenise, whenever it is killed."""
 
 import json
+import multiprocessing
 import os
 import random
 import signal
@@ -14,11 +15,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from concept_encoder.data import shards
+from concept_encoder.data import encoding, shards
 from concept_encoder.data.cache import PROGRESS
 from concept_encoder.data.corpus import DataConfig
 from concept_encoder.data.packing import prepare
 from concept_encoder.data.rows import DocumentRows, FullRows
+from concept_encoder.errors import UserError
 
 CLS, SEP = 101, 102
 
@@ -144,6 +146,25 @@ if __name__ == "__main__":
             break
         time.sleep(0.1)
     assert not workers
+    assert content(prepare(config(files, "killed"), progress=False)) == content(whole)
+
+
+def test_a_worker_that_is_killed_is_told_in_one_line_and_the_next_call_goes_on(files, monkeypatch):
+    whole = prepare(config(files, "whole"), progress=False)
+    monkeypatch.setattr(shards, "SHARD_CHARACTERS", 3000)
+    save = shards._Packer.save
+
+    def kill_a_worker(packer):
+        save(packer)
+        if packer.shards == 3:
+            os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
+
+    monkeypatch.setattr(shards._Packer, "save", kill_a_worker)
+    monkeypatch.setattr(encoding, "BATCH_CHARACTERS", 500)
+    with pytest.raises(UserError, match="a process that tokenises was killed"):
+        prepare(config(files, "killed"), progress=False, processes=2)
+    monkeypatch.undo()
+    assert len(list(files.glob("killed/corpora/*.partial/train-*.arrow"))) >= 3
     assert content(prepare(config(files, "killed"), progress=False)) == content(whole)
 
 

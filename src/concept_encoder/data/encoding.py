@@ -10,11 +10,14 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from tokenizers import Tokenizer
+
+from concept_encoder.errors import UserError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -63,6 +66,9 @@ def encoder(plain: Tokenizer, processes: int = 1) -> Iterator[Encoder]:
     with ProcessPoolExecutor(processes, context, _start_worker, (plain.to_str(),)) as pool:
         try:
             yield lambda pairs: _in_order(pairs, lambda texts: pool.submit(_encode_in_worker, texts), 2 * processes)
+        except BrokenProcessPool:
+            remedy = "give the same command with fewer --processes, it goes on"
+            raise UserError(f"a process that tokenises was killed, for want of memory perhaps; {remedy}") from None
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
