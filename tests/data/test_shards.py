@@ -130,7 +130,7 @@ if __name__ == "__main__":
     (files / "run.py").write_text(code)
     process = subprocess.Popen([sys.executable, str(files / "run.py")], start_new_session=True)
     progress = None
-    for _ in range(600):
+    for _ in range(4800):  # minutes, on a machine that has other things to do
         progress = next(iter((files / "killed").glob(f"corpora/*.partial/{PROGRESS}")), None)
         if progress is not None and len(list(progress.parent.glob("train-*.arrow"))) > 3:
             break
@@ -140,7 +140,7 @@ if __name__ == "__main__":
     assert progress is not None, "no shard was finished"
     with np.load(progress) as saved:
         assert json.loads(saved["plain"].tobytes())["shards"] >= 3
-    for _ in range(100):  # its workers end by themselves
+    for _ in range(600):  # its workers end by themselves
         workers = subprocess.run(["pgrep", "-s", str(process.pid)], capture_output=True, text=True).stdout.split()
         if not workers:
             break
