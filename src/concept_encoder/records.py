@@ -8,6 +8,9 @@ import os
 from pathlib import Path
 from typing import Any
 
+# fields of a recipe's section `training` that change no number: where, how much at once, what is shown and kept
+FREE_TO_CHANGE = frozenset({"output_dir", "report_to", "num_workers", "threads", "log_every", "keep_checkpoints"})
+
 
 def read_metrics(run: str | Path) -> list[dict[str, Any]]:
     """The records of a run's `metrics.jsonl`, in order of steps; none when there is no such file.

@@ -19,6 +19,7 @@ VERBS = {
     "data": "List, prepare and look into corpora.",
     "tokenizer": "Train tokenizers and compare them.",
     "finetune": "Fine-tune a checkpoint on a task.",
+    "evaluate": "Fine-tune a checkpoint on GLUE under one protocol, and report.",
     "probe": "Ask a checkpoint without fine-tuning it: BLiMP, perplexity, linear probes, STS, MTEB.",
     "compare": "Compare fine-tuned systems: intervals, baselines, verdicts.",
     "gap": "How far a system is from BERT-Base, like for like.",

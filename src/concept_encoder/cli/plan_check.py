@@ -124,6 +124,13 @@ def _options(run: Run, opened: set[str] | None) -> None:
         given = command.make_context(run.verb.name, words[words.index(run.verb.name) + 1 :]).params
     except click.UsageError as error:
         raise UserError(f"options: {' '.join(error.format_message().split())}") from None
+    if run.verb.name == "evaluate":
+        from concept_encoder.cli.evaluate import protocol_of
+        from concept_encoder.training.classifiers import find_checkpoint
+
+        protocol_of(given, given["heads"] or ("via_decoder",))
+        if "options.checkpoint" not in run.inputs:
+            find_checkpoint(given["checkpoint"])
     if run.verb.name != "analyze":
         return
     if "options.checkpoint" not in run.inputs:

@@ -109,3 +109,6 @@ TASKS: dict[str, Task] = {
         Task("quickstart-topics", quickstart.NAME, None, "text", None, "topic", metrics=("accuracy", "macro_f1")),
     )
 }  # fmt: skip
+
+# Benchmarks by name: GLUE without WNLI, the eight tasks of most tables (AVG8-acc).
+SUITES: dict[str, tuple[str, ...]] = {"glue": ("cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte")}

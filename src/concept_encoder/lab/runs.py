@@ -13,11 +13,10 @@ from typing import Any
 from concept_encoder.errors import UserError, nearest
 from concept_encoder.lab.plan import Experiment, Plan, is_reference
 from concept_encoder.lab.verbs import SECTIONS, STREAMED, VERBS, Verb, reports
+from concept_encoder.records import FREE_TO_CHANGE
 from concept_encoder.settings import load_yaml, set_fields
 
 _MOST_RUNS = 20_000
-# what may differ between two attempts of one run: fields of `training` that change no number
-FREE_TO_CHANGE = ("output_dir", "report_to", "num_workers", "threads", "log_every", "keep_checkpoints")
 
 
 @dataclass(frozen=True)
@@ -113,11 +112,12 @@ def _recipe(plan: Plan, experiment: Experiment) -> dict[str, Any]:
 
 def _cells(experiment: Experiment, recipe_rows: Mapping[str, Any] | None) -> Iterator[_Cell]:
     rows = experiment.rows or {str(name): fields or {} for name, fields in (recipe_rows or {}).items()} or {"": {}}
+    task_field = VERBS[experiment.verb].task
     for (row, fields), *values in product(rows.items(), *experiment.grid.values()):
         chosen = {**experiment.overrides, **fields, **dict(zip(experiment.grid, values))}
         parts = [_slug(row)] if row else []
-        parts += [_slug(value) for name, value in zip(experiment.grid, values) if name != "data.task"]
-        task = _slug(chosen["data.task"]) if "data.task" in experiment.grid else ""
+        parts += [_slug(value) for name, value in zip(experiment.grid, values) if name != task_field]
+        task = _slug(chosen[task_field]) if task_field in experiment.grid else ""
         yield _Cell(tuple(parts), task, chosen)
 
 

@@ -26,6 +26,7 @@ class Verb:
         positional: the option that is given without its name.
         refused: options that no plan may give, as they would run code; nor may it give `--output` and `--help`.
         result: the file that a finished run leaves in its folder.
+        task: the field that names the task; in a grid, the tasks of a variant are judged together.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Verb:
     result: str = "result.json"
     positional: str = ""
     refused: tuple[str, ...] = ()
+    task: str = "data.task"
 
 
 VERBS = {
@@ -41,6 +43,14 @@ VERBS = {
         Verb("pretrain", takes_recipe=True),
         Verb("finetune", takes_recipe=True),
         Verb("analyze", takes_recipe=False, result="analysis.json", positional="checkpoint"),
+        Verb(
+            "evaluate",
+            takes_recipe=False,
+            result="evaluation.json",
+            positional="checkpoint",
+            refused=("twin", "dry_run"),
+            task="options.task",
+        ),
         Verb("probe", takes_recipe=False, result="probe.json", positional="checkpoint"),
         Verb("bench", takes_recipe=False, result="bench.json", positional="mode", refused=("peer",)),
     )
@@ -88,11 +98,22 @@ def metrics_of(verb: Verb, result: Mapping[str, Any]) -> dict[str, float]:
             for row in rows
             for key, value in _numbers(row, f"{row['model']}.{row['length']}.".replace(":", "-"))
         }
+    if verb.name == "evaluate":  # of several heads, each by its name: cls_query.mnli.accuracy
+        systems, found = result.get("systems") or {}, {}
+        for system, each in systems.items():
+            start = f"{system}." if len(systems) > 1 else ""
+            for task, scores in each["tasks"].items():
+                found |= _scores(f"{start}{task}", scores)
+            found |= dict(_numbers(each["averages"], f"{start}average."))
+        return found
     if verb.name != "finetune":
         return dict(_numbers(result, ""))
-    task, controls = result.get("task", "task"), result.get("controls") or {}
+    return _scores(result.get("task", "task"), result)
+
+
+def _scores(task: str, result: Mapping[str, Any]) -> dict[str, float]:
     scores = dict(_numbers(result.get("scores") or {}, f"{task}."))
-    for control, found in controls.items():  # "concepts shuffled" -> mnli.shuffled.accuracy
+    for control, found in (result.get("controls") or {}).items():  # "concepts shuffled" -> mnli.shuffled.accuracy
         scores |= dict(_numbers(found, f"{task}.{control.split()[-1]}."))
     for baseline, found in (result.get("baselines") or {}).items():
         scores |= dict(_numbers(found, f"{task}.baseline.{'-'.join(baseline.split(' (')[0].split())}."))
@@ -110,10 +131,17 @@ def reports(verb: Verb, sections: Mapping[str, Any], metric: str) -> bool:
             for name, part in zip(("models", "lengths"), given)
         ]
         return len(given) == 3 and all(part in parts for part, parts in zip(given, asked))
-    if verb.name != "finetune":
+    if verb.name not in ("finetune", "evaluate"):
         return "." in metric  # a path into the record
-    from concept_encoder.data.task_table import TASKS
+    from concept_encoder.data.task_table import SUITES, TASKS
 
+    if verb.name == "evaluate":
+        options = sections.get("options") or {}
+        given = options.get("task") or []
+        tasks = [*SUITES.get(str(options.get("suite")), ()), *(given if isinstance(given, list) else [given])]
+        parts = metric.split(".")[:-1][:2]  # the head may come first
+        name = metric.rpartition(".")[2]
+        return "average" in parts or any(task in TASKS and name in TASKS[task].metrics for task in {*parts} & {*tasks})
     task, _, name = metric.partition(".")
     data = sections.get("data") or {}
     named = TASKS.get(str(data.get("task")))

@@ -93,12 +93,28 @@ def head_for(folder: Path, asked: str | None, kind: str = "classification") -> s
     """The name of the head that a checkpoint gets. Raises `UserError` for one that it cannot have."""
     ours = is_ours(folder)
     head = asked or ("via_decoder" if ours else OWN_HEAD)
+    if head != OWN_HEAD:
+        CLASSIFIER_HEADS.member("classifier_head", head)
     if ours == (head == OWN_HEAD):
         hint = "name one of ours" if ours else f"set model.classifier_head={OWN_HEAD}, or leave it out"
         raise UserError(f"model.classifier_head: {head!r} does not fit a {model_type(folder)} checkpoint; {hint}")
     if kind == "token_classification" and ours and head != "via_decoder":
         raise UserError(f"model.classifier_head: {head!r} pools texts, but every word has a label; leave it out")
+    if ours and CLASSIFIER_HEADS[head].needs_concepts and not _has_concepts(folder):
+        raise UserError(f"model.classifier_head: {head!r} pools concepts, and {folder} has none; use via_decoder")
     return head
+
+
+def fitting_head(folder: Path, asked: str | None) -> str:
+    """The head of a twin: the same where it can have it, otherwise its default."""
+    try:
+        return head_for(folder, asked)
+    except UserError:
+        return head_for(folder, None)
+
+
+def _has_concepts(folder: Path) -> bool:
+    return ConceptEncoderConfig.from_pretrained(folder).has_concepts
 
 
 def tokenizer_for(folder: Path) -> PreTrainedTokenizerBase:
@@ -112,6 +128,16 @@ def tokenizer_for(folder: Path) -> PreTrainedTokenizerBase:
     if tokenizer.pad_token_id is None:
         raise UserError(f"{folder}: the tokenizer has no pad token, so texts cannot share a batch; give it one")
     return tokenizer
+
+
+def longest_input_of(folder: Path) -> int:
+    """The same of a checkpoint that is not loaded."""
+    tokenizer = tokenizer_for(folder)
+    try:
+        config = AutoConfig.from_pretrained(folder)
+    except (ValueError, OSError) as error:
+        raise UserError(f"{folder}: transformers cannot read it ({str(error).partition(chr(10))[0][:300]})") from None
+    return longest_input(config, tokenizer)
 
 
 def longest_input(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> int:

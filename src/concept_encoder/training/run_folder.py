@@ -14,9 +14,7 @@ import yaml
 
 from concept_encoder.environment import environment
 from concept_encoder.errors import UserError
-from concept_encoder.records import read_metrics, write_atomically
-
-_FREE_TO_CHANGE = {"output_dir", "report_to", "num_workers", "threads", "log_every", "keep_checkpoints"}
+from concept_encoder.records import FREE_TO_CHANGE, read_metrics, write_atomically
 
 
 class RunFolder:
@@ -98,6 +96,6 @@ def _first_difference(old: dict[str, Any], new: dict[str, Any]) -> str | None:
         before, after = old.get(section) or {}, new.get(section) or {}
         for field in {**before, **after}:
             changed = before.get(field) != after.get(field)
-            if changed and not (section == "training" and field in _FREE_TO_CHANGE):
+            if changed and not (section == "training" and field in FREE_TO_CHANGE):
                 return f"its {section}.{field} is {before.get(field)!r}, not {after.get(field)!r}"
     return None

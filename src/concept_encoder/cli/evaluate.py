@@ -1,0 +1,174 @@
+"""`concept-encoder evaluate CHECKPOINT`."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from concept_encoder.data.task_table import SUITES
+
+if TYPE_CHECKING:
+    from concept_encoder.evaluation.evaluate import Evaluation
+    from concept_encoder.evaluation.protocol import Protocol
+
+
+@click.command("evaluate")
+@click.argument("checkpoint", type=click.Path())
+@click.option("--suite", type=click.Choice(list(SUITES)), help="The tasks of a benchmark: " + "; ".join(
+              f"{name} ({', '.join(tasks)})" for name, tasks in SUITES.items()) + ".")  # fmt: skip
+@click.option("--task", "tasks", multiple=True, help="A task, instead of a suite or beside it; may be repeated.")
+@click.option("--head", "heads", multiple=True,
+              help="A classifier head; each is a system of its own; may be repeated.  [via_decoder]")  # fmt: skip
+@click.option("--learning-rate", "rates", multiple=True, type=float,
+              help="The grid, one rate at a time.  [3e-5, 1e-4, 3e-4, 1e-3]")  # fmt: skip
+@click.option("--seeds", default=5, type=click.IntRange(min=1), show_default=True, help="How many, from 0.")
+@click.option("--mnli-first", is_flag=True, help="RTE, MRPC and STS-B once more from MNLI; reported apart.")
+@click.option("--twin", type=click.Path(), help="A checkpoint to evaluate in the same way, or its evaluation's folder.")
+@click.option("--baseline", "baseline", multiple=True, type=click.Choice(["cbow", "bilstm"]),
+              help="Train it too, for runs that are still to do; may be repeated.")  # fmt: skip
+@click.option("--reference", default="bert-base", show_default=True, help="The published row to measure against.")
+@click.option("--set", "overrides", multiple=True, metavar="SECTION.FIELD=VALUE",
+              help="Change the recipe of all runs, as training.epochs=3; may be repeated.")  # fmt: skip
+@click.option("--keep-checkpoints", is_flag=True, help="Keep the weights of every run.")
+@click.option("--dry-run", is_flag=True, help="List the runs and stop.")
+@click.option("--output", type=click.Path(), help="Folder of the evaluation.  [runs/evaluate-NAME]")
+def command(checkpoint: str, output: str | None, twin: str | None, **options: Any) -> None:
+    """Fine-tune CHECKPOINT on tasks under one protocol and print what came out.
+
+    Each task gets a small grid of learning rates with the first seed. The rate with the best score on a part cut from
+    the training side is run with all seeds; each run keeps its best checkpoint by that part, and the held-out side is
+    scored once. CHECKPOINT is a checkpoint or run, any transformers encoder (a folder or a hub id), or the folder of a
+    finished evaluation, whose page is printed again. Interrupt the command and give it again: it goes on.
+    """
+    from concept_encoder.errors import UserError
+    from concept_encoder.evaluation.outcome import ABOUT, read_record
+    from concept_encoder.evaluation.published import published
+
+    published(options["reference"])
+    if (Path(checkpoint) / ABOUT).is_file():
+        beside = Path(twin) if twin else None
+        if beside and not (beside / ABOUT).is_file():
+            raise UserError(f"--twin: {twin} holds no finished evaluation, and {checkpoint} is one already")
+        _print(Path(checkpoint), read_record(Path(checkpoint)), options["reference"], beside)
+        return
+    folder = Path(output or f"runs/evaluate-{Path(checkpoint).resolve().name}")
+    evaluations = []
+    if twin and not (Path(twin) / ABOUT).is_file():
+        evaluations.append(_evaluation(twin, folder.with_name(f"{folder.name}-twin"), options, of_twin=True))
+    evaluations.append(_evaluation(checkpoint, folder, options))
+    if options["dry_run"]:
+        _print_runs(evaluations)
+        return
+    for evaluation in evaluations:
+        _run(evaluation, options["baseline"])
+    beside = evaluations[0].folder if len(evaluations) > 1 else Path(twin) if twin else None
+    record = read_record(folder)
+    _print(folder, record, options["reference"], beside, report=True)
+    failed = {name: why for evaluation in evaluations for name, why in evaluation.failed.items()}
+    unchosen = [choice for choice in record["choices"] if choice["learning_rate"] is None]
+    if failed or unchosen:
+        for name, why in failed.items():
+            click.echo(f"failed: {name}: {why}", err=True)
+        for choice in unchosen:
+            click.echo(f"no score: {choice['task']} ({choice['system']})", err=True)
+        click.echo("the same command tries again what failed, and nothing else", err=True)
+        raise SystemExit(1)
+
+
+def protocol_of(options: dict[str, Any], heads: tuple[str, ...], longest: int | None = None) -> "Protocol":
+    """The protocol that the options ask for, its recipes checked: says at once what a run would say.
+
+    Args:
+        longest: tokens that the checkpoint takes, where the protocol's length is more.
+    """
+    from concept_encoder.errors import UserError
+    from concept_encoder.evaluation.protocol import FIXED, LEARNING_RATES, Protocol
+    from concept_encoder.settings import parse_overrides
+    from concept_encoder.training.finetune import FinetuneRecipe
+
+    fields = parse_overrides(options["overrides"])
+    tasks = (*SUITES.get(options["suite"], ()), *options["tasks"])
+    if "data.train" in fields and not tasks:
+        tasks = (Path(str(fields["data.train"])).name,)
+    if longest is not None and longest < fields.get("data.max_length", FIXED["data"]["max_length"]):
+        if "data.max_length" in fields:
+            raise UserError(f"--set: data.max_length is more than the {longest} tokens that the checkpoint takes")
+        fields["data.max_length"] = longest
+    rates = options["rates"] or LEARNING_RATES
+    protocol = Protocol(tasks, heads, rates, options["seeds"], options["mnli_first"], fields)
+    for cell in protocol.cells():
+        sections = protocol.sections(cell)
+        sections["model"]["checkpoint"], sections["training"]["output_dir"] = "unused", "unused"
+        FinetuneRecipe.from_sections(sections)
+    return protocol
+
+
+def _evaluation(checkpoint: str, folder: Path, options: dict[str, Any], of_twin: bool = False) -> "Evaluation":
+    """Checked as a whole before anything is trained."""
+    from concept_encoder.evaluation.evaluate import Evaluation
+    from concept_encoder.evaluation.protocol import content_of
+    from concept_encoder.training.classifiers import find_checkpoint, fitting_head, head_for, longest_input_of
+
+    found = find_checkpoint(checkpoint)
+    heads = [(fitting_head if of_twin else head_for)(found, head) for head in options["heads"] or (None,)]
+    chosen = tuple(dict.fromkeys(heads) if of_twin else heads)
+    protocol = protocol_of(options, chosen, longest_input_of(found))
+    return Evaluation(folder, protocol, checkpoint, content_of(found), options["keep_checkpoints"])
+
+
+def _run(evaluation: "Evaluation", more_baselines: Sequence[str]) -> None:
+    """Make what is missing and write the record."""
+    import json
+
+    from concept_encoder.data.tasks import TaskConfig, load_task
+    from concept_encoder.evaluation.baselines import baselines
+    from concept_encoder.evaluation.metrics import scorer
+    from concept_encoder.evaluation.outcome import ABOUT, record_of
+    from concept_encoder.evaluation.protocol import Run
+    from concept_encoder.records import write_atomically
+    from concept_encoder.settings import from_mapping
+    from concept_encoder.training.finetune import FinetuneRecipe, finetune
+
+    known: dict[str, Any] = {}  # the task at hand, with its baselines
+
+    def train(run: Run, folder: Path) -> None:
+        sections = {**run.sections, "training": {**run.sections["training"], "output_dir": str(folder)}}
+        if repr(sections["data"]) not in known:
+            known.clear()
+            task = load_task(from_mapping(TaskConfig, sections["data"], "data"))
+            more = baselines(task, more_baselines) if more_baselines else {}
+            known[repr(sections["data"])] = task, baselines(task) | more
+        task, beside = known[repr(sections["data"])]
+        finetune(FinetuneRecipe.from_sections(sections), scorer(task), task, beside, title=run.name.rpartition("-")[0])
+
+    (evaluation.folder / ABOUT).unlink(missing_ok=True)
+    evaluation.run(train)
+    write_atomically(evaluation.folder / ABOUT, json.dumps(record_of(evaluation), indent=1) + "\n")
+
+
+def _print_runs(evaluations: list["Evaluation"]) -> None:
+    from concept_encoder.cli.write_tables import write_tables
+    from concept_encoder.evaluation.tables import Table
+
+    for evaluation in evaluations:
+        planned = list(evaluation.planned())
+        done = sum(is_done for *_, is_done in planned)
+        rows = [
+            [cell.task, cell.system, "the best" if rate is None else f"{rate:g}", str(seed), "done" if is_done else ""]
+            for cell, rate, seed, is_done in planned
+        ]
+        title = f"{evaluation.checkpoint}: {len(planned)} runs in {evaluation.folder}, {done} of them done"
+        table = Table(title, ["task", "system", "learning rate", "seed", ""], rows, [], 2)
+        write_tables(title, [table], "terminal", None)
+
+
+def _print(folder: Path, record: dict[str, Any], reference: str, twin: Path | None, report: bool = False) -> None:
+    from concept_encoder.cli.write_tables import write_tables
+    from concept_encoder.evaluation.outcome import outcome
+
+    found = outcome(folder, record, reference, twin)
+    title = f"Evaluation of {record['checkpoint']}"
+    write_tables(title, found, "terminal", None)
+    for name, kind in (("report.md", "markdown"), ("report.html", "html")) if report else ():
+        write_tables(title, found, kind, folder / name)

@@ -1,0 +1,161 @@
+"""`evaluate` as a user gives it: real fine-tuning of tiny models on files of one's own."""
+
+import csv
+import json
+import os
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from concept_encoder.cli.main import main
+from concept_encoder.data.tokenizer import train_tokenizer
+from concept_encoder.lab.plan import load_plan
+from concept_encoder.lab.runs import expand
+from concept_encoder.lab.verbs import VERBS, command_line, metrics_of, read_result
+from concept_encoder.model import ConceptEncoderForMaskedLM, preset_config
+
+WORDS = ["cat", "dog", "cow", "hen", "saw", "axe", "file", "drill"]
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory):
+    """Two checkpoints, `woven` and its twin `bert`, and a task, `topics.csv`."""
+    folder = tmp_path_factory.mktemp("here")
+    tokenizer = train_tokenizer([" ".join([*WORDS, "the", "a", "and"])] * 5, "wordpiece", 80)
+    for preset, window in (("woven", {"local_window": 8}), ("bert", {})):
+        torch.manual_seed(0)
+        sizes = {"vocab_size": 128, "hidden_size": 16, "num_attention_heads": 2, "max_position_embeddings": 32}
+        ConceptEncoderForMaskedLM(preset_config(preset, 2, **sizes, **window)).save_pretrained(folder / preset)
+        tokenizer.save_pretrained(folder / preset)
+    rng = np.random.default_rng(0)
+    with open(folder / "topics.csv", "w", newline="") as file:
+        write = csv.writer(file).writerow
+        write(["text", "label"])
+        for _ in range(120):
+            words = rng.choice(WORDS, 3)
+            write([" ".join(words), "animal" if words[0] in WORDS[:4] else "tool"])
+    return folder
+
+
+def run(capsys, *arguments):
+    with pytest.raises(SystemExit) as stopped:
+        main(list(map(str, arguments)))
+    out, err = capsys.readouterr()
+    return stopped.value.code or 0, out, err
+
+
+def arguments(here, tmp_path):
+    rates = ["--learning-rate", "3e-3", "--learning-rate", "1e-2"]
+    data = ["--set", f"data.train={here / 'topics.csv'}", "--set", "training.epochs=2"]
+    return [here / "woven", *rates, *data, "--seeds", "2", "--output", tmp_path / "evaluation"]
+
+
+def test_from_a_checkpoint_to_a_page(here, capsys, tmp_path):
+    asked = arguments(here, tmp_path)
+    code, out, _ = run(capsys, "evaluate", *asked, "--dry-run")
+    assert code == 0
+    assert "3 runs in" in " ".join(out.split())
+    assert not (tmp_path / "evaluation").exists()
+    code, out, _ = run(capsys, "evaluate", *asked, "--twin", here / "bert")
+    assert code == 0
+    assert "the main metric on 10% cut from the training side" in " ".join(out.replace("│", " ").split())
+    assert "Differences from evaluation-twin/via_decoder" in out
+    folder = tmp_path / "evaluation"
+    page = (folder / "report.md").read_text()
+    assert "| topics.csv | accuracy | evaluation/via_decoder |" in page
+    assert "bag of words" in page
+    assert "concepts shuffled" in page
+    assert (folder / "report.html").read_text().startswith("<!doctype html")
+    record = json.loads((folder / "evaluation.json").read_text())
+    scores = record["systems"]["via_decoder"]["tasks"]["topics.csv"]["scores"]
+    assert set(scores) == {"accuracy", "macro_f1"}
+    results = sorted((folder / ".runs").glob("*/result.json"))
+    before = [os.stat(file).st_mtime_ns for file in results]
+    code, again, _ = run(capsys, "evaluate", *asked, "--twin", tmp_path / "evaluation-twin")
+    assert code == 0
+    assert [os.stat(file).st_mtime_ns for file in results] == before
+    code, printed, _ = run(capsys, "evaluate", folder, "--twin", tmp_path / "evaluation-twin")
+    assert code == 0
+    assert printed == again[: len(printed)]
+    code, out, _ = run(capsys, "compare", tmp_path / "evaluation-twin", folder, "--format", "markdown")
+    assert code == 0
+    assert "| topics.csv | accuracy | evaluation |" in out
+
+
+def test_a_failed_task_is_named_and_the_exit_code_says_so(here, capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv("CONCEPT_ENCODER_DATA_ROOT", str(tmp_path))
+    code, out, err = run(capsys, "evaluate", here / "woven", "--task", "rte", "--output", tmp_path / "evaluation")
+    assert code == 1
+    assert "failed: rte.via_decoder.3e-05.s0" in err
+    assert "no score: rte (via_decoder)" in err
+    assert "Runs that failed" in out
+    assert json.loads((tmp_path / "evaluation" / "evaluation.json").read_text())["systems"] == {}
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["nowhere", "--task", "rte"], "nowhere: no such checkpoint or run folder"),
+        (["WOVEN"], "--task: name a task, or --suite glue"),
+        (["WOVEN", "--suite", "gleu"], "'gleu' is not 'glue'"),
+        (["WOVEN", "--task", "rtee"], "did you mean 'rte'"),
+        (["WOVEN", "--task", "rte", "--head", "cls"], "no classifier head is called 'cls'"),
+        (["BERT", "--task", "rte", "--head", "cls_query"], "'cls_query' pools concepts, and"),
+        (["WOVEN", "--task", "rte", "--learning-rate", "fast"], "'fast' is not a valid float"),
+        (["WOVEN", "--task", "rte", "--set", "training.epochz=3"], "training.epochz: no such field"),
+        (["WOVEN", "--task", "rte", "--set", "data.max_length=64"], "data.max_length is more than the 32 tokens"),
+        (["WOVEN", "--task", "rte", "--reference", "bert-bas"], "no published row of that name"),
+        (["WOVEN", "--task", "rte", "--twin", "nowhere"], "nowhere: no such checkpoint or run folder"),
+        (["WOVEN", "--task", "rte", "--output", "HERE"], "holds something else than an evaluation"),
+    ],
+)
+def test_mistakes_get_one_line_and_exit_code_2(here, capsys, tmp_path, monkeypatch, words, message):
+    monkeypatch.chdir(tmp_path)
+    places = {"WOVEN": here / "woven", "BERT": here / "bert", "HERE": here}
+    code, _, err = run(capsys, "evaluate", *(places.get(word, word) for word in words))
+    assert code == 2
+    assert message in err
+    assert err.count("\n") == 1
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_plan_spreads_tasks_and_reads_their_metrics(tmp_path):
+    experiment = {
+        "id": "glue",
+        "verb": "evaluate",
+        "overrides": {"options.checkpoint": "runs/mine", "options.set": ["data.max_examples=50"]},
+        "grid": {"options.task": ["cola", "rte"]},
+        "expect": {"direction": "up", "by": 0.1, "against": 0.0},
+    }
+    experiment["expect"]["metric"] = ["cola.matthews_correlation", "rte.accuracy"]
+    file = tmp_path / "plan.yaml"
+    file.write_text(yaml.safe_dump({"title": "t", "experiments": [experiment]}))
+    runs = expand(load_plan(file))
+    assert [run.name for run in runs] == ["glue.cola.s0", "glue.rte.s0"]
+    assert {run.variant for run in runs} == {""}  # judged together
+    words = command_line(runs[0].verb, runs[0].sections, tmp_path, tmp_path / "run", 0)
+    assert words[words.index("evaluate") + 1 :] == [
+        f"--output={tmp_path / 'run'}", "--set=data.max_examples=50", "--task=cola", "--", "runs/mine"
+    ]  # fmt: skip
+    experiment["expect"]["metric"] = "qnli.accuracy"
+    file.write_text(yaml.safe_dump({"title": "t", "experiments": [experiment]}))
+    with pytest.raises(ValueError, match=r"qnli.accuracy: no run of glue reports it"):
+        expand(load_plan(file))
+
+
+def test_metrics_of_an_evaluation(tmp_path):
+    task = {
+        "scores": {"accuracy": 0.6},
+        "controls": {"concepts shuffled": {"accuracy": 0.5}},
+        "baselines": {"majority class": {"accuracy": 0.5}},
+    }
+    system = {"tasks": {"rte": task}, "averages": {"AVG8-acc": 61.0}}
+    for names, start in ((["via_decoder"], ""), (["via_decoder", "cls_query"], "cls_query.")):
+        (tmp_path / "evaluation.json").write_text(json.dumps({"systems": dict.fromkeys(names, system)}))
+        found = metrics_of(VERBS["evaluate"], read_result(VERBS["evaluate"], tmp_path))
+        assert found[f"{start}rte.accuracy"] == 0.6
+        assert found[f"{start}rte.shuffled.accuracy"] == 0.5
+        assert found[f"{start}rte.baseline.majority-class.accuracy"] == 0.5
+        assert found[f"{start}average.AVG8-acc"] == 61.0

@@ -1,0 +1,261 @@
+"""The protocol: which runs are made, what is chosen, and what a kill, a failure or another question change."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import yaml
+
+from concept_encoder.errors import TrainingDiverged, UserError
+from concept_encoder.evaluation.compare import compare
+from concept_encoder.evaluation.evaluate import Evaluation
+from concept_encoder.evaluation.metrics import compute_all
+from concept_encoder.evaluation.outcome import outcome, record_of
+from concept_encoder.evaluation.protocol import LEARNING_RATES, Protocol, choose, content_of
+from concept_encoder.evaluation.runs import read_systems
+
+LABELS = (np.arange(100) < 60).astype(int)
+
+
+class Trainer:
+    """Stands for fine-tuning: 3e-4 is the best rate on the selection part, and the worst on the held-out side."""
+
+    def __init__(self, **reactions):
+        self.made, self.reactions = [], reactions
+
+    def __call__(self, run, folder):
+        self.made.append((run.cell.task, run.cell.system, run.rate, run.seed, run.sections["model"]["checkpoint"]))
+        for what, exception in self.reactions.items():
+            if what in run.name.replace(".", "_"):
+                raise exception
+        metrics = ["f1", "accuracy"] if run.cell.task == "mrpc" else ["accuracy"]
+        right = 0.3 if run.rate == 3e-4 else 0.9
+        predictions = np.where(np.random.default_rng(run.seed).random(100) < right, LABELS, 1 - LABELS)
+        quality = 1 - abs(math.log(run.rate / 3e-4))
+        result = {
+            "verb": "finetune", "task": run.cell.task, "kind": "classification",
+            "scores": compute_all(metrics, predictions, LABELS),
+            "baselines": {"majority class": compute_all(metrics, np.ones(100, int), LABELS)},
+            "controls": {"concepts zeroed": compute_all(metrics, np.ones(100, int), LABELS)},
+            "examples": {"train": 10, "validation": 100},
+            "selection": {"metric": metrics[0], "loss": 1.0, "scores": {metrics[0]: quality}},
+        }  # fmt: skip
+        (folder / "checkpoints").mkdir(parents=True)
+        (folder / "recipe.yaml").write_text(yaml.safe_dump(json.loads(json.dumps(run.sections))))
+        answers = {"labels": LABELS.tolist(), "predictions": predictions.tolist(), "label_names": ["0", "1"]}
+        (folder / "predictions.json").write_text(json.dumps(answers))
+        (folder / "result.json").write_text(json.dumps(result))
+
+
+def evaluation(folder, tasks=("rte", "mrpc"), heads=("via_decoder",), content="abc", keep=False, **options):
+    return Evaluation(folder, Protocol(tasks, heads, **options), "runs/mine", content, keep)
+
+
+def test_the_grid_is_run_with_one_seed_and_the_best_rate_with_all(tmp_path):
+    found, train = evaluation(tmp_path / "e", seeds=3), Trainer()
+    found.run(train)
+    rte = [(rate, seed) for task, _, rate, seed, _ in train.made if task == "rte"]
+    assert rte == [(rate, 0) for rate in LEARNING_RATES] + [(3e-4, 1), (3e-4, 2)]
+    assert len(train.made) == 2 * (len(LEARNING_RATES) + 2)
+    (system,) = read_systems([tmp_path / "e"])  # compare and gap read the folder: the chosen runs, and no others
+    assert system.seeds("rte") == [0, 1, 2]
+    assert compare([system]).scores[0].value < 0.5, "chosen by the selection part, whatever the held-out side says"
+    assert not list((tmp_path / "e" / ".runs").glob("*/checkpoints"))
+
+
+def test_nothing_is_made_twice(tmp_path):
+    evaluation(tmp_path / "e", seeds=2).run(Trainer())
+    again = Trainer()
+    evaluation(tmp_path / "e", seeds=2).run(again)
+    assert again.made == []
+    evaluation(tmp_path / "e", seeds=3, tasks=("rte", "mrpc")).run(again)
+    assert [(task, rate, seed) for task, _, rate, seed, _ in again.made] == [("rte", 3e-4, 2), ("mrpc", 3e-4, 2)]
+    evaluation(tmp_path / "e", seeds=3, learning_rates=(*LEARNING_RATES, 2.9e-4)).run(Trainer())
+    assert len({path.name for path in (tmp_path / "e" / ".runs").iterdir()}) == 14
+
+
+def test_another_choice_replaces_the_links(tmp_path):
+    evaluation(tmp_path / "e", tasks=("rte",), seeds=3, learning_rates=(1e-4, 1e-3)).run(Trainer())
+    before = (tmp_path / "e/via_decoder/rte/seed0").resolve()
+    evaluation(tmp_path / "e", tasks=("rte",), seeds=2).run(Trainer())
+    assert (tmp_path / "e/via_decoder/rte/seed0").resolve() != before
+    assert {path.name for path in (tmp_path / "e/via_decoder/rte").iterdir()} == {"seed0", "seed1"}
+    (tmp_path / "e").rename(tmp_path / "moved")
+    assert read_systems([tmp_path / "moved"])[0].seeds("rte") == [0, 1]
+
+
+def test_a_killed_evaluation_goes_on(tmp_path):
+    train = Trainer(rte_via_decoder_0_0003_s1=KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        evaluation(tmp_path / "e", seeds=2).run(train)
+    again = Trainer()
+    evaluation(tmp_path / "e", seeds=2).run(again)
+    assert {made[:4] for made in train.made[:-1]} & {made[:4] for made in again.made} == set()
+    assert read_systems([tmp_path / "e"])[0].seeds("mrpc") == [0, 1]
+
+
+def test_a_failed_run_loses_its_task_alone(tmp_path):
+    found = evaluation(tmp_path / "e", seeds=2)
+    found.run(Trainer(rte_via_decoder_0_0001=RuntimeError("a\nbroken disk")))
+    assert list(found.failed.values()) == ["a broken disk"]
+    assert set(read_systems([tmp_path / "e"])[0].tasks) == {"mrpc"}
+    rte, mrpc = record_of(found)["choices"]
+    assert (rte["learning_rate"], mrpc["learning_rate"]) == (None, 3e-4)
+    again = Trainer()
+    evaluation(tmp_path / "e", seeds=2).run(again)
+    assert {made[0] for made in again.made} == {"rte"}
+
+
+def test_a_rate_that_diverges_is_left_out(tmp_path):
+    found = evaluation(tmp_path / "e", seeds=2, tasks=("rte",))
+    found.run(Trainer(rte_via_decoder_0_0003=TrainingDiverged("nan")))
+    assert found.failed == {}
+    assert list(found.diverged.values()) == ["nan"]
+    assert record_of(found)["choices"][0]["learning_rate"] == 1e-4
+    everywhere = evaluation(tmp_path / "all", tasks=("rte",))
+    everywhere.run(Trainer(rte=TrainingDiverged("nan")))
+    assert record_of(everywhere)["choices"][0]["learning_rate"] is None
+
+
+def test_heads_are_systems_of_their_own(tmp_path):
+    evaluation(tmp_path / "e", heads=("via_decoder", "pair"), tasks=("rte", "sst2"), seeds=2).run(Trainer())
+    with pytest.raises(UserError, match="give folders that hold each once"):
+        read_systems([tmp_path / "e"])
+    one, two = read_systems([tmp_path / "e" / "via_decoder", tmp_path / "e" / "pair"])
+    assert (set(one.tasks), set(two.tasks)) == ({"rte", "sst2"}, {"rte"})  # sst2 has no pairs
+
+
+def test_mnli_first_starts_each_seed_from_that_of_mnli_and_stands_apart(tmp_path):
+    train = Trainer()
+    found = evaluation(tmp_path / "e", tasks=("mnli", "rte", "sst2"), seeds=2, mnli_first=True)
+    found.run(train)
+    after = [made for made in train.made if made[1] == "via_decoder-mnli-first"]
+    assert {made[0] for made in after} == {"rte"}
+    assert all(f"mnli.via_decoder.0.0003.s{seed}" in checkpoint for *_, seed, checkpoint in after)
+    assert {path.parent.name.split(".")[0] for path in (tmp_path / "e/.runs").glob("*/checkpoints")} == {"mnli"}
+    again = Trainer()
+    evaluation(tmp_path / "e", tasks=("mnli", "rte", "sst2"), seeds=2, mnli_first=True).run(again)
+    assert again.made == []
+    pages = outcome(tmp_path / "e", record_of(found), "bert-base")
+    assert any(table.title.startswith("via_decoder-mnli-first and bert-base-mnli") for table in pages)
+    scores = next(table for table in pages if table.title.startswith("Scores"))
+    assert {row[2] for row in scores.rows} == {"via_decoder", "via_decoder-mnli-first"}
+
+
+def test_mnli_is_trained_again_when_its_weights_are_gone(tmp_path):
+    evaluation(tmp_path / "e", tasks=("mnli", "rte"), seeds=1).run(Trainer())
+    again = Trainer()
+    evaluation(tmp_path / "e", tasks=("mnli", "rte"), seeds=1, mnli_first=True).run(again)
+    assert {made[:2] for made in again.made} == {("mnli", "via_decoder"), ("rte", "via_decoder-mnli-first")}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"content": "other"}, "holds an evaluation of another checkpoint"),
+        ({"fields": {"training.epochs": 3}}, r"holds an evaluation of another protocol \(--set\)"),
+    ],
+)
+def test_a_folder_holds_one_checkpoint_and_one_recipe(tmp_path, changes, message):
+    evaluation(tmp_path / "e", tasks=("rte",), seeds=1).run(Trainer())
+    with pytest.raises(UserError, match=f"^--output: .*{message}"):
+        evaluation(tmp_path / "e", tasks=("rte",), seeds=1, **changes).run(Trainer())
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter.tex").write_text("")
+    with pytest.raises(UserError, match="something else than an evaluation"):
+        evaluation(tmp_path / "thesis").run(Trainer())
+
+
+def test_two_processes_do_not_share_a_folder(tmp_path):
+    class Second(Trainer):
+        def __call__(self, run, folder):
+            with pytest.raises(UserError, match="another process evaluates in"):
+                evaluation(tmp_path / "e", tasks=("rte",), seeds=1).run(Trainer())
+            super().__call__(run, folder)
+
+    evaluation(tmp_path / "e", tasks=("rte",), seeds=1, learning_rates=(1e-4,)).run(Second())
+
+
+def test_planned_runs_are_counted_before_they_are_made(tmp_path):
+    found = evaluation(tmp_path / "e", seeds=5)
+    planned = list(found.planned())
+    assert len(planned) == 2 * (4 + 4)
+    assert not any(done for *_, done in planned)
+    assert [rate for _, rate, *_ in planned].count(None) == 8
+    assert not (tmp_path / "e").exists()
+    found.run(Trainer())
+    assert all(done for *_, done in found.planned())
+
+
+def selection(score, loss):
+    return {"metric": "f1", "loss": loss, "scores": {} if score is None else {"f1": score}}
+
+
+@pytest.mark.parametrize(
+    ("scores", "best"),
+    [
+        ({1e-4: selection(0.5, 1.0), 3e-4: selection(0.6, 9.0)}, 3e-4),
+        ({1e-4: selection(0.5, 1.0), 3e-4: selection(0.5, 0.9)}, 3e-4),
+        ({1e-4: selection(0.5, 1.0), 3e-4: selection(0.5, 1.0)}, 1e-4),
+        ({1e-4: selection(None, 0.1), 3e-4: selection(-0.2, 1.0)}, 3e-4),
+        ({1e-4: selection(0.5, math.nan), 3e-4: selection(0.5, 2.0)}, 3e-4),
+    ],
+)
+def test_the_best_rate(scores, best):
+    assert choose(scores) == best
+    assert choose(dict(reversed(scores.items()))) == best
+
+
+def test_the_record_has_what_a_score_stands_beside(tmp_path):
+    found = evaluation(tmp_path / "e", tasks=("rte", "mrpc"), seeds=2)
+    found.run(Trainer())
+    mrpc = record_of(found)["systems"]["via_decoder"]["tasks"]["mrpc"]
+    assert list(mrpc["scores"]) == ["f1", "accuracy"]
+    assert mrpc["seeds"] == [0, 1]
+    assert mrpc["baselines"]["majority class"]["accuracy"] == 0.6
+    assert mrpc["controls"]["concepts zeroed"]["accuracy"] == 0.6
+    assert mrpc["intervals"]["accuracy"][0] < mrpc["scores"]["accuracy"] < mrpc["intervals"]["accuracy"][1]
+    titles = [table.title for table in outcome(tmp_path / "e", json.loads(json.dumps(record_of(found))), "bert-base")]
+    assert titles[0] == "Protocol"
+    assert titles[1].startswith("Learning rates, by the score on the selection part")
+    assert any(title == "via_decoder and bert-base, by task" for title in titles)
+
+
+def test_what_decides_numbers_is_in_the_name_and_nothing_else(tmp_path):
+    def names(content="abc", **fields):
+        found = evaluation(tmp_path, tasks=("rte",), content=content, fields=fields)
+        return [run.name for cell in found.protocol.cells() for run in found._grid(cell)]
+
+    assert names() == names(**{"training.threads": 1})
+    assert not set(names()) & set(names(content="other"))
+    assert not set(names()) & set(names(**{"training.epochs": 3}))
+
+
+def test_a_checkpoint_is_its_content(tmp_path):
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text("{}")
+        (tmp_path / name / "model.safetensors").write_bytes(b"weights")
+    assert content_of(tmp_path / "one") == content_of(tmp_path / "two")
+    (tmp_path / "two" / "model.safetensors").write_bytes(b"Weights")
+    assert content_of(tmp_path / "one") != content_of(tmp_path / "two")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"tasks": ()}, "--task: name a task, or --suite glue"),
+        ({"tasks": ("rtee",)}, "--task: no task 'rtee'; did you mean 'rte'"),
+        ({"tasks": ("rte", "rte")}, "--task: rte is given twice"),
+        ({"learning_rates": (0.0,)}, "--learning-rate: 0.0 is not a positive number"),
+        ({"learning_rates": (math.nan,)}, "--learning-rate: nan is not a positive number"),
+        ({"learning_rates": (1e-4, 1e-4)}, "--learning-rate: 0.0001 is given twice"),
+        ({"mnli_first": True}, "--mnli-first: needs mnli and one of rte, mrpc, stsb"),
+        ({"fields": {"training.seed": 3}}, "--set: training.seed belongs to the protocol; use --seeds"),
+        ({"fields": {"data.selection_fraction": None}}, "--set: data.selection_fraction is what rates are chosen on"),
+    ],
+)
+def test_what_is_wrong_with_a_protocol_is_named(options, message):
+    with pytest.raises(UserError, match=f"^{message}"):
+        Protocol(**{"tasks": ("rte",), "heads": ("via_decoder",), **options})
