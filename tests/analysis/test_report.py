@@ -67,6 +67,16 @@ def example() -> Report:
     return report
 
 
+def test_a_long_name_keeps_its_ends_and_unknown_concepts_take_no_room():
+    name = "a-run-with-width-512-and-many-words/checkpoint-100000"
+    fig = figures.correlation_matrix({name: [[1.0, 0.5, None], [0.5, 1.0, None], [None] * 3]})
+    title = fig.axes[0].get_title(loc="left")
+    assert len(title) <= 40
+    assert title.startswith("a-run-with-width")
+    assert title.endswith("/checkpoint-100000")
+    assert fig.axes[0].images[0].get_array().shape == (2, 2)
+
+
 @pytest.mark.parametrize(("lift", "says"), [(1.3, "1½ ×"), (0.6, "2 ×"), (0.0, "4 ×")])
 def test_the_map_of_word_classes_fits_what_it_shows(lift, says):
     """Its scale is as wide as the values, and concepts after the last one that was judged take no room."""

@@ -105,7 +105,7 @@ def loss_curves(
     fig, (axes,) = new_axes()
     for index, (name, points) in enumerate(series.items()):
         steps, losses = zip(*points) if points else ((), ())
-        axes.plot(steps, losses, label=name, **_style(index, len(points)))
+        axes.plot(steps, losses, label=_short(name), **_style(index, len(points)))
     for name, value in (baselines or {}).items():
         axes.axhline(value, color="#444444", linewidth=0.9, linestyle=(0, (6, 3)))
         axes.annotate(f"{name} {value:.2f}", (1, value), xycoords=("axes fraction", "data"), ha="right", va="bottom")
@@ -129,7 +129,7 @@ def spectrum(
         values = np.asarray(values, dtype=float)
         values = values[values > 1e-6]
         top = max(top, values.max(initial=0))
-        axes.plot(np.arange(1, len(values) + 1), values, label=name, **_style(index, len(values)))
+        axes.plot(np.arange(1, len(values) + 1), values, label=_short(name), **_style(index, len(values)))
     _log_scale(axes)
     axes.set_ylim(max(1e-5, axes.get_ylim()[0]), max(top * 1.6, 1e-3))
     _label(axes, title, "index k of the singular value", "share of the sum, s_k / Σ s")
@@ -139,12 +139,13 @@ def spectrum(
 
 @figure
 def correlation_matrix(matrices: Mapping[str, Sequence[Sequence[float | None]]]) -> Figure:
-    """Correlation between concepts, one panel for each named matrix, all on one scale from -1 to 1."""
+    """Correlation between concepts up to the last known one, a panel for each matrix, on one scale from -1 to 1."""
     fig, panels = new_axes(0.6 + 3.9 * len(matrices), 3.9, len(matrices))
     for axes, (name, matrix) in zip(panels, matrices.items()):
         values = np.array([[np.nan if v is None else v for v in row] for row in matrix], dtype=float)
-        image = _map(axes, values, vmin=-1, vmax=1)
-        _label(axes, name, "concept", "concept")
+        known = np.flatnonzero(~np.isnan(values).all(1)).max(initial=0) + 1
+        image = _map(axes, values[:known, :known], vmin=-1, vmax=1)
+        _label(axes, _short(name), "concept", "concept")
     bar = fig.colorbar(image, ax=panels, shrink=0.85, ticks=[-1, -0.5, 0, 0.5, 1])
     bar.set_label("Pearson correlation")
     return fig
@@ -186,12 +187,7 @@ def position_profile(mean_attention_CN, distance: Sequence[Sequence[float]] = ()
         panels[1].plot(offsets, shares, label="all concepts", **_style(0, len(offsets)))
     panels[1].axhline(uniform, color="#d55e00", linestyle="--", linewidth=1.2, label="uniform attention")
     panels[1].set_ylim(0, panels[1].get_ylim()[1] * 1.25)  # the legend stands above the curve
-    _label(
-        panels[1],
-        "Attention by distance",
-        "distance from the concept's centre (tokens)",
-        "attention per token",
-    )
+    _label(panels[1], "Attention by distance", "distance from the concept's centre (tokens)", "attention per token")
     panels[1].legend(loc="upper right", frameon=True, framealpha=0.85, edgecolor="none")
     return fig
 
@@ -219,8 +215,8 @@ def dimension_spectrum(
         shares = np.asarray(values, dtype=float)
         order = np.arange(1, len(shares) + 1)
         real = shares > 1e-8  # below is rounding: a norm takes one direction out, for instance
-        panels[0].plot(order[real], shares[real], label=name, **_style(index, len(shares)))
-        panels[1].plot(order, np.cumsum(shares), label=name, **_style(index, len(shares)))
+        panels[0].plot(order[real], shares[real], label=_short(name), **_style(index, len(shares)))
+        panels[1].plot(order, np.cumsum(shares), **_style(index, len(shares)))
     _log_scale(panels[0])
     panels[1].axhline(0.9, color="#444444", linewidth=0.9, linestyle=(0, (6, 3)))
     below = {"xytext": (0, -3), "textcoords": "offset points", "ha": "right", "va": "top"}
@@ -284,6 +280,11 @@ def concept_bars(
     shown = f", {len(order)} of {len(values)}" if len(order) < len(values) else ""
     _label(axes, title, f"concept, largest first{shown}", unit)
     return fig
+
+
+def _short(name: str, most: int = 40) -> str:
+    """A name that fits a legend: the middle of a long one is left out."""
+    return name if len(name) <= most else f"{name[: most // 2 - 1]}…{name[-most // 2 :]}"
 
 
 def _shown(token: str) -> str:
