@@ -22,12 +22,15 @@ def command(recipe: str, overrides: tuple[str, ...]) -> None:
 
     checked = FinetuneRecipe.from_sections(load_sections(recipe, overrides))
     task = load_task(checked.data)
-    result = finetune(checked, scorer(task), task, baselines(task))
+    beside = {other.name: baselines(other) for other in task.also}
+    result = finetune(checked, scorer(task), task, baselines(task), also_baselines=beside)
     name = checked.training.output_dir.name
-    scores = {**result["baselines"], name: result["scores"]}
-    scores |= {f"{name}, {what}": found for what, found in result["controls"].items()}
     counts = result["examples"]
-    show_scores(f"{task.name}: {counts['validation']} held-out examples, {counts['train']} to train on", scores)
+    for judged, found in ((task, result), *((other, result["also"][other.name]) for other in task.also)):
+        scores = {**found["baselines"], name: found["scores"]}
+        scores |= {f"{name}, {what}": changed for what, changed in found["controls"].items()}
+        sizes = f"{len(judged.validation)} held-out examples, {counts['train']} to train on"
+        show_scores(f"{judged.name}: {sizes}", scores)
     if counts["validation"] < 100:
         click.echo(f"note: {counts['validation']} held-out examples say little; give more with data.validation=FILE")
     if cut := result.get("words", {}).get("cut_off"):

@@ -3,7 +3,7 @@
 import logging
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,8 @@ class TaskConfig:
         validation_fraction: share of the training rows held out, by a hash of their text, if nothing else is.
         selection_fraction: share of the training rows kept aside, by another hash of their (first) text, to choose the
             checkpoint on; the held-out side is scored once, then.
+        also: other named tasks with the same labels, whose scored split the same model is scored on too: with
+            mnli, `[mnli-mm]`.
         max_length: longest input in tokens; more is cut off.
         max_examples: use no more than so many examples of each side, chosen by a hash of their text.
     """
@@ -52,6 +54,7 @@ class TaskConfig:
     kind: Kind = "classification"
     validation_fraction: float = 0.1
     selection_fraction: float | None = None
+    also: list[str] | None = None
     max_length: int = 128
     max_examples: int | None = None
 
@@ -60,6 +63,8 @@ class TaskConfig:
             raise ValueError("task: name a task, or give your own files as train (and validation)")
         if self.task is not None and self.task not in TASKS:
             raise ValueError(f"task: no task {self.task!r}; {nearest(self.task, TASKS)}")
+        for name in self.also or ():
+            self._check_also(name)
         if self.kind == "token_classification" and self.text_pair is not None:
             raise ValueError("text_pair: tags belong to the words of one text; leave it out")
         if not 0 < self.validation_fraction < 1:
@@ -70,6 +75,18 @@ class TaskConfig:
             raise ValueError(f"max_length: {self.max_length} is too short; give 4 tokens or more")
         if self.max_examples is not None and self.max_examples < 1:
             raise ValueError(f"max_examples: {self.max_examples} is below 1; leave it out to use all")
+
+    def _check_also(self, name: str) -> None:
+        if name not in TASKS:
+            raise ValueError(f"also: no task {name!r}; {nearest(name, TASKS)}")
+        if self.task is None:
+            raise ValueError("also: stands beside a named task; give task")
+        task, other = TASKS[self.task], TASKS[name]
+        alike = (task.kind, task.label_names, task.text_pair is None)
+        if alike != (other.kind, other.label_names, other.text_pair is None) or other.validation is None:
+            raise ValueError(f"also: {name} has other labels or texts than {self.task}, or no split to score on")
+        if name == self.task or self.also.count(name) > 1:
+            raise ValueError(f"also: {name} is scored already; name it once")
 
 
 @dataclass(frozen=True)
@@ -89,7 +106,8 @@ class TaskData:
     """A task, read: `label_names` by class number (None for regression); `metrics`, the main one first.
 
     `unlabeled` counts the rows left out because their label was empty or -1, as the hub marks unlabeled rows.
-    `selection` is the part of the training side that a checkpoint is chosen on, if there is one.
+    `selection` is the part of the training side that a checkpoint is chosen on, if there is one. `also` are tasks with
+    the same training side and another scored one.
     """
 
     name: str
@@ -100,6 +118,7 @@ class TaskData:
     label_names: list[str] | None
     unlabeled: int
     selection: Examples | TaggedExamples | None = None
+    also: "tuple[TaskData, ...]" = ()
 
 
 @dataclass(frozen=True)
@@ -137,7 +156,7 @@ def load_task(config: TaskConfig) -> TaskData:
             raise UserError(f"data.max_examples: {config.max_examples} leaves one class to train on; raise it")
         only = names[_distinct(train.labels).pop()]
         raise UserError(f"{task.name}: every training row has the label {only}; give two classes or more")
-    return TaskData(
+    data = TaskData(
         name=task.name,
         kind=task.kind,
         metrics=("entity_f1", *task.metrics) if _marks_entities(task, names) else task.metrics,
@@ -147,6 +166,21 @@ def load_task(config: TaskConfig) -> TaskData:
         unlabeled=unlabeled,
         selection=choose(*selection, config.max_examples) if selection else None,
     )
+    return replace(data, also=tuple(_beside(data, TASKS[name], config.max_examples) for name in config.also or ()))
+
+
+def _beside(data: TaskData, other: Task, limit: int | None) -> TaskData:
+    """The scored side of another task beside the training side of this one."""
+    columns = [column for column in (other.text, other.text_pair, other.label) if column is not None]
+    rows = read_table(other.source, columns, config=other.config, split=other.validation)
+    every = _records(other, rows)
+    records = [record for record in every if not _is_unlabeled(record.label, other.kind)]
+    if not records:
+        raise UserError(f"{other.name}: no labeled rows to score on; leave it out of data.also")
+    _, (_, labels) = _targets(other, [], records)
+    held_out = _examples(records, labels, limit)
+    left_out = len(every) - len(records)
+    return replace(data, name=other.name, metrics=other.metrics, validation=held_out, unlabeled=left_out)
 
 
 def tokenize_examples(examples: Examples, tokenizer: PreTrainedTokenizerFast, max_length: int) -> datasets.Dataset:

@@ -94,9 +94,10 @@ def read_runs(folder: Path) -> list[Run]:
 
 
 def _run_folders(folder: Path) -> Iterator[Path]:
-    """Folders with a result; what lies below one belongs to it."""
+    """Folders with a result; what lies below one belongs to it, tasks that it was also scored on (`also`) included."""
     if (folder / "result.json").is_file():
         yield folder
+        yield from sorted(file.parent for file in folder.glob("also/*/result.json"))
         return
     for below in sorted(folder.iterdir()):
         if below.is_dir() and not below.name.startswith("."):

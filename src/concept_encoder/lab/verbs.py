@@ -108,7 +108,10 @@ def metrics_of(verb: Verb, result: Mapping[str, Any]) -> dict[str, float]:
         return found
     if verb.name != "finetune":
         return dict(_numbers(result, ""))
-    return _scores(result.get("task", "task"), result)
+    scores = _scores(result.get("task", "task"), result)
+    for task, also in (result.get("also") or {}).items():
+        scores |= _scores(task, also)
+    return scores
 
 
 def _scores(task: str, result: Mapping[str, Any]) -> dict[str, float]:
@@ -146,6 +149,8 @@ def reports(verb: Verb, sections: Mapping[str, Any], metric: str) -> bool:
     data = sections.get("data") or {}
     named = TASKS.get(str(data.get("task")))
     name = name.rpartition(".")[2]
+    if named and task in (data.get("also") or ()):
+        named = TASKS.get(task)
     return bool(name) and (task == named.name and name in named.metrics if named else data.get("train") is not None)
 
 

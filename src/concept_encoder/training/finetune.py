@@ -69,6 +69,7 @@ def finetune(
     task: TaskData | None = None,
     baselines: Mapping[str, dict] | None = None,
     title: str = "finetune",
+    also_baselines: Mapping[str, Mapping[str, dict]] | None = None,
 ) -> dict[str, Any]:
     """Train on a task and write the run's folder. Returns `result.json`.
 
@@ -79,6 +80,7 @@ def finetune(
             room. `evaluation.metrics.scorer(task)` makes the one that fits a task.
         task: the task's data, when several runs share them; otherwise loaded from `recipe.data`.
         baselines: scores to keep beside the result.
+        also_baselines: the same of each task of `data.also`, by its name.
     """
     checkpoint = find_checkpoint(recipe.model.checkpoint)
     task = task or load_task(recipe.data)
@@ -100,12 +102,9 @@ def finetune(
     collator = TaskCollator(tokenizer, longest)
     asking = Asking(collator, training.eval_batch_size, training.precision == "bf16")
 
-    def scores(answers: Answers, side: str) -> dict[str, float | None]:
-        return score(task.metrics, answers, asked(rows[side]))
-
     def selection_scores(model: torch.nn.Module) -> dict[str, float | None]:
         try:
-            return scores(predict(model, rows["selection"], asking), "selection")
+            return score(task.metrics, predict(model, rows["selection"], asking), asked(rows["selection"]))
         except TrainingDiverged:
             return {}
 
@@ -134,31 +133,60 @@ def finetune(
         if trainer.is_world_process_zero():
             drop_later_checkpoints(best)
         chosen = {"selection": selection.summary(log)}
-    predictions, labels = predict(model, rows["validation"], asking), asked(rows["validation"])
+    judged, answers = _judged(model, task, rows["validation"], asking, score)
     result = {
         "verb": "finetune",
         "task": task.name,
         "kind": task.kind,
         "classifier_head": head,
         "examples": {side: len(rows[side]) for side in rows},
-        **_words(task, labels),
+        **_words(task, answers["labels"]),
         "baselines": dict(baselines or {}),
-        "scores": scores(predictions, "validation"),
-        "controls": concept_controls(model, rows["validation"], asking, lambda found: scores(found, "validation")),
+        **judged,
         **chosen,
         "steps": sizes.steps,
         "checkpoint": str(resolve_checkpoint(training.output_dir).relative_to(training.output_dir)),
     }
+    beside = {other.name: _judged(model, other, rows[other.name], asking, score) for other in task.also}
+    if beside:
+        known = also_baselines or {}
+        result["also"] = {name: {"baselines": known.get(name, {}), **found} for name, (found, _) in beside.items()}
     if trainer.is_world_process_zero():
-        answers = {"labels": _plain(labels), "predictions": _plain(predictions), "label_names": task.label_names}
+        for name, (_, others) in beside.items():
+            _write_beside(run, {**result, **result["also"][name], "task": name}, others)
         write_atomically(run.path / "predictions.json", json.dumps(answers) + "\n")
         run.write_json("result.json", result)
     return result
 
 
+def _judged(
+    model: PreTrainedModel, task: TaskData, rows: Dataset, asking: Asking, score: Score
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Scores and controls on the scored side of a task, and the answers one by one."""
+    predictions, labels = predict(model, rows, asking), asked(rows)
+
+    def scores(found: Answers) -> dict[str, float | None]:
+        return score(task.metrics, found, labels)
+
+    judged = {"scores": scores(predictions), "controls": concept_controls(model, rows, asking, scores)}
+    answers = {"labels": _plain(labels), "predictions": _plain(predictions), "label_names": task.label_names}
+    return judged, answers
+
+
+def _write_beside(run: RunFolder, result: dict[str, Any], answers: dict[str, Any]) -> None:
+    """A task of `data.also`, as a run of its own in `also/<task>`: whoever compares runs reads it as one."""
+    result = {field: value for field, value in result.items() if field != "also"}
+    result["examples"] = {**result["examples"], "validation": len(answers["labels"])}
+    folder = f"also/{result['task']}"
+    write_atomically(run.path / folder / "recipe.yaml", (run.path / "recipe.yaml").read_bytes())
+    write_atomically(run.path / folder / "predictions.json", json.dumps(answers) + "\n")
+    run.write_json(f"{folder}/result.json", result)
+
+
 def _rows(task: TaskData, tokenizer: PreTrainedTokenizerBase, recipe: FinetuneRecipe) -> dict[str, Dataset]:
     """The tokenised rows of each side."""
     sides = {"train": task.train, "selection": task.selection, "validation": task.validation}
+    sides |= {other.name: other.validation for other in task.also}
     rows = {
         side: tokenize_task(examples, tokenizer, recipe.data.max_length, recipe.model.separate_texts)
         for side, examples in sides.items()
