@@ -169,6 +169,9 @@ def cluster(tmp_path, monkeypatch):
     for name, text in (("srun", ""), ("scancel", ""), ("sacct", ""), ("sbatch", "echo Submitted batch job 77")):
         script(name, text)
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    import submitit
+
+    monkeypatch.setattr(submitit.SlurmJob, "watcher", type(submitit.SlurmJob.watcher)(delay_s=600))
     return script
 
 
@@ -191,6 +194,18 @@ def test_what_slurm_is_asked_for(tmp_path, cluster):
     found = again.status(it)
     assert (found.state, found.why) == ("lost", "Slurm's job 77: OUT_OF_MEMORY")
     assert "scancel 77" in (tmp_path / "calls").read_text()
+
+
+def test_without_accounting_the_queue_says_what_has_ended(tmp_path, cluster):
+    cluster("sacct", "echo 'Slurm accounting storage is disabled' >&2; exit 1")
+    cluster("squeue", "echo '77 PENDING'")
+    it, mine = job(tmp_path, ""), SlurmEngine(patience=0.0)
+    mine.submit(it)
+    assert mine.status(it).state == "queued"
+    cluster("squeue", "true")
+    later = SlurmEngine(patience=0.0)
+    later.status(it)
+    assert later.status(it).why == "Slurm's job 77: GONE"
 
 
 def test_sbatch_says_no(tmp_path, cluster):

@@ -72,6 +72,8 @@ class SlurmEngine(Engine):
                 raise UserError(f"slurm.time: expected minutes, a whole number, found {value!r}")
         if cluster == "slurm" and self.submitit.SlurmExecutor.affinity() < 0:
             raise UserError("slurm: no srun on this machine; give the command on a login node of the cluster")
+        if cluster == "slurm" and subprocess.run(["sacct", "--allocations"], capture_output=True).returncode:
+            self.submitit.SlurmJob.watcher = _without_accounting()
         self.options, self.slots, self.cluster, self.patience = dict(options or {}), slots, cluster, patience
         self.room = Room(slots, None)
         self._jobs: dict[Path, Any] = {}
@@ -173,6 +175,7 @@ class OnNode:
         folder = Path(self.folder)
         if (folder / "exit.json").exists():  # queued again in the moment in which it ended
             return
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # cancelled or preempted; submitit would go on
         supervise.reserve(self.folder)
         with open(folder / "log.txt", "ab") as log:
             process = supervise.start(self.folder, log, preexec_fn=_dies_with_its_parent)
@@ -199,8 +202,8 @@ class OnNode:
 
 
 def _dies_with_its_parent() -> None:
-    """In the new process: deaf to the signals by which Slurm warns submitit, and killed when the supervisor is."""
-    for number in (signal.SIGUSR1, signal.SIGUSR2):
+    """In the new process: deaf to what Slurm tells all of a job (the supervisor decides), and killed when that is."""
+    for number in (signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
@@ -215,6 +218,21 @@ def _last_beat(job: Job) -> int:
         return (job.folder / "alive").stat().st_mtime_ns
     except FileNotFoundError:
         return 0
+
+
+def _without_accounting() -> Any:
+    """A watcher of jobs for clusters without accounting: what squeue does not list has ended."""
+    from submitit.slurm.slurm import SlurmInfoWatcher
+
+    class Queue(SlurmInfoWatcher):
+        def update(self) -> None:
+            asked = subprocess.run(["squeue", "--noheader", "--format=%i %T"], capture_output=True, text=True)
+            if asked.returncode == 0:
+                states = dict(line.split() for line in asked.stdout.splitlines())
+                self._info_dict = {id: {"State": states.get(id, "GONE")} for id in self._registered}
+            self._last_status_check = time.time()
+
+    return Queue(delay_s=10)
 
 
 def _import_submitit() -> Any:
