@@ -14,6 +14,7 @@ import yaml
 from concept_encoder.cli.main import main
 from concept_encoder.errors import UserError
 from concept_encoder.lab.cluster import Cluster, lacks
+from concept_encoder.lab.engines import open_engine
 from concept_encoder.lab.hosts import Host, Hosts, load_hosts
 from concept_encoder.lab.ssh import Ssh
 
@@ -326,6 +327,37 @@ def test_hosts_come_up_run_a_plan_and_go_down(two, call, tmp_path, write_plan, m
     assert not hosts.token.exists()
     code, _, err = call("run", plan, "--on", f"ray:{file}", "--store", tmp_path / "other", "--no-check")
     assert (code, "not up; concept-encoder plan hosts up" in err) == (2, True)
+
+
+@pytest.mark.slow
+def test_a_cut_link_is_waited_out(two, call, tmp_path, write_plan, lab):
+    """The run ends while nobody can see it; all of it is here when the link is back."""
+    pytest.importorskip("ray", reason='needs Ray: pip install -e ".[ray]"')
+    file, release = two.hosts(tmp_path), tmp_path / "release"
+    plan = write_plan({"id": "a", "overrides": {"data.fake": f"until {release}"}})
+    try:
+        assert call("hosts", "up", file)[0] == 0
+        scheduler = lab(plan, engine=open_engine(f"ray:{file}"))
+        (state,) = scheduler.states.values()
+
+        def follow(until: Callable[[], object], seconds: float) -> None:
+            end = time.time() + seconds
+            while scheduler.tick() and not until():
+                assert time.time() < end
+                time.sleep(0.3)
+
+        follow(lambda: (Path(state.folder) / "metrics.jsonl").exists(), 240)
+        two.run("ip", "link", "set", two.bridge, "down")
+        release.touch()
+        cut = time.time()
+        follow(lambda: time.time() > cut + 50, 240)
+        assert (state.state, state.attempt) == ("running", 1)
+        two.run("ip", "link", "set", two.bridge, "up")
+        follow(lambda: False, 240)
+        assert (state.state, state.attempt) == ("done", 1)
+    finally:
+        two.run("ip", "link", "set", two.bridge, "up")
+        assert call("hosts", "down", file)[0] == 0
 
 
 @pytest.mark.slow

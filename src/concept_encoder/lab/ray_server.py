@@ -15,6 +15,7 @@ from concept_encoder.lab.carried import Receiver
 
 _ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
 _FRESH = 2.0  # seconds that an answer about a job or the nodes is used again
+_PAUSE = 10.0  # seconds without another question after one that got no answer
 _TRIES = 3  # at the stream of a job that has ended
 
 
@@ -68,7 +69,7 @@ class RayServer:
         self._known: dict[str, tuple[float, Any]] = {}
         self._streams: dict[str, Stream] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._silent = True  # whether an outage has been told of
+        self._silent, self._quiet_until = True, 0.0  # whether an outage has been told of
         try:
             self.nodes()
         except NoAnswer as error:
@@ -148,6 +149,8 @@ class RayServer:
         import requests
         from ray.exceptions import AuthenticationError
 
+        if time.monotonic() < self._quiet_until:
+            raise NoAnswer("no answer a moment ago")
         for again in (False, True):
             try:
                 answer = ask(self.client(anew=again))
@@ -165,7 +168,7 @@ class RayServer:
         said = " ".join(str(problem).split())[:160].rstrip(".")
         if not self._silent:
             logging.getLogger(__name__).warning("no answer from the cluster, asking on: %s", said)
-        self._silent = True
+        self._silent, self._quiet_until = True, time.monotonic() + _PAUSE
         raise NoAnswer(said)
 
     def client(self, anew: bool = False) -> Any:
