@@ -43,6 +43,7 @@ def write(where: Path, **fields) -> Path:
         ({"storage": "bucket"}, "hosts.storage: 'bucket' is no URL"),
         ({"storage": "ftp://me:hunter2@x/y"}, "hosts.storage: holds a password"),
         ({"variables": {"HF_TOKEN": "hunter2"}}, "hosts.variables.HF_TOKEN: a secret"),
+        ({"extras": ["cuda] evil"]}, "hosts.extras: 'cuda] evil' is no name of an extra"),
         ({"cpus_per_run": 0}, "hosts.cpus_per_run: 0 is too few"),
     ],
 )

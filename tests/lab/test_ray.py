@@ -229,7 +229,8 @@ def job(engine: RayEngine, folder: Path, name: str, code: str, *words: str, gpus
 @pytest.mark.slow
 def test_words_arrive_as_they_are_and_files_come_home_while_it_runs(cluster, engine, tmp_path):
     code = (
-        "import os, sys, time; print(sys.argv[2:]); print(os.environ.get('CUDA_VISIBLE_DEVICES'), flush=True);"
+        "import os, sys, time; print(sys.argv[2:]); print(sys.prefix);"
+        "print(os.environ.get('CUDA_VISIBLE_DEVICES'), flush=True);"
         "open(sys.argv[1] + '/metrics.jsonl', 'w').write('{\"step\": 1}\\n');"
         "[time.sleep(0.1) for _ in iter(lambda: os.path.exists(sys.argv[1] + '/release'), True)];"
         "open(sys.argv[1] + '/result.json', 'w').write('{}'); sys.exit(3)"
@@ -244,7 +245,8 @@ def test_words_arrive_as_they_are_and_files_come_home_while_it_runs(cluster, eng
     assert wait(engine, it) == "ended"
     assert engine.status(it).code == 3
     assert (it.output / "result.json").read_text() == "{}"
-    assert f"{words}\n0\n" in "".join(engine.logs(it)), "and it got the node's GPU"
+    expected = f"{words}\n{sys.prefix}\n0\n"
+    assert expected in "".join(engine.logs(it)), "with the environment's Python, and the node's GPU"
     written = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert not [path for path in written if cluster.token in path.read_text(errors="replace")]
 

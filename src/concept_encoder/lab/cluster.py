@@ -73,6 +73,7 @@ class Cluster:
         packages = [f"ray[default]=={importlib.metadata.version('ray')}"]
         where = self.hosts.all[:1] if self.hosts.shared else self.hosts.all
         values = {"folder": self.hosts.folder, "name": wheel.name, "wheel": content, "packages": packages}
+        values["extras"] = self.hosts.extras
         self._everywhere(lambda host: self._call(host, "install", seconds=3600, **values), where)
 
     def up(self, tell: Callable[[str], None]) -> None:

@@ -52,8 +52,10 @@ def _ray(asked: Asked) -> Engine:
     from concept_encoder.lab.hosts import load_hosts
 
     hosts = load_hosts(asked.file)
-    places = Places(Path(hosts.folder), hosts.shared, hosts.storage, hosts.variables)
-    return RayEngine(Cluster(hosts).server(), places, asked.slots, asked.gpus, hosts.cpus_per_run)
+    cluster = Cluster(hosts)
+    python = f"{cluster.environment}/bin/python"
+    places = Places(Path(hosts.folder), hosts.shared, hosts.storage, hosts.variables, python)
+    return RayEngine(cluster.server(), places, asked.slots, asked.gpus, hosts.cpus_per_run)
 
 
 ENGINES: dict[str, Callable[[Asked], Engine]] = {  # each imports what it needs

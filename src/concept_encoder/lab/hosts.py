@@ -54,6 +54,7 @@ class Hosts:
         storage: an fsspec URL that checkpoints go to; without it, and not shared, a run goes where those lie that it
             reads.
         environment: a virtual environment that the hosts have already, with this project and Ray; nothing is installed.
+        extras: of this project, installed there with it.
         python: of every host that says no other.
         variables: of the environment of every run, such as HF_HOME or CONCEPT_ENCODER_DATA_ROOT; no secrets.
         cpus_per_run: for a run without a GPU.
@@ -67,6 +68,7 @@ class Hosts:
     shared: bool = False
     storage: str | None = None
     environment: str | None = None
+    extras: list[str] = field(default_factory=lambda: ["quickstart"])
     python: str = "python3"
     variables: dict[str, str] = field(default_factory=dict)
     cpus_per_run: int = 2
@@ -81,6 +83,9 @@ class Hosts:
                 raise ValueError(f"{name}: {value!r} is not an absolute path; it has to be the same on every host")
         if not 1024 <= self.port <= 65_535 - PORTS:
             raise ValueError(f"port: {self.port} is not between 1024 and {65_535 - PORTS}")
+        for name in self.extras:
+            if not re.fullmatch(r"[a-z][a-z0-9-]*", name):
+                raise ValueError(f"extras: {name!r} is no name of an extra, such as quickstart or cuda")
         for name in self.variables:
             if is_secret(name):
                 raise ValueError(

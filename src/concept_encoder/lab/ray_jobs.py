@@ -6,6 +6,7 @@ Ray's job server, on loopback or at the end of an SSH tunnel.
 
 import json
 import secrets
+import shlex
 import signal
 import sys
 import time
@@ -37,12 +38,14 @@ class Places:
         shared: the hosts see the same files in it.
         storage: an fsspec URL that checkpoints go to; None leaves them where they were written.
         variables: of the environment of every run.
+        python: of the environment that runs have; the PATH of a Ray job may begin with others.
     """
 
     folder: Path | None = None
     shared: bool = True
     storage: str | None = None
     variables: Mapping[str, str] = field(default_factory=dict)
+    python: str = sys.executable
 
 
 class RayEngine(Engine):
@@ -93,7 +96,9 @@ class RayEngine(Engine):
             pinned = self._pinned(job)
             self.server.submit(
                 self._id(job),
-                entrypoint="python -m concept_encoder.lab.on_host",  # all that a shell sees
+                entrypoint=shlex.join(
+                    [self.places.python, "-m", "concept_encoder.lab.on_host"]
+                ),  # all that a shell sees
                 variables={VARIABLE: packed(self._content(job)), **_STOP},
                 module=Path(concept_encoder.__file__).parent,
                 cpus=job.gpus or self.cpus,

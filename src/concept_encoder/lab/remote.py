@@ -54,7 +54,7 @@ def check(folder, state, environment):
     return found
 
 
-def install(folder, name, wheel, packages):
+def install(folder, name, wheel, extras, packages):
     """Put the project's wheel and Ray into a virtual environment."""
     os.makedirs(folder, exist_ok=True)
     environment, file = os.path.join(folder, "venv"), os.path.join(folder, name)
@@ -63,7 +63,7 @@ def install(folder, name, wheel, packages):
     if not os.path.exists(os.path.join(environment, "bin", "pip")):
         _do([sys.executable, "-m", "venv", environment])
     pip = [os.path.join(environment, "bin", "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    _do([*pip, file, *packages])
+    _do([*pip, "{}[{}]".format(file, ",".join(extras)) if extras else file, *packages])
     _do([*pip, "--force-reinstall", "--no-deps", file])  # of the same version, and yet another
     with open(os.path.join(folder, "installed.txt"), "w") as opened:
         opened.write(name)
