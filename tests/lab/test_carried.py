@@ -160,6 +160,27 @@ def test_checkpoints_go_to_a_url_and_a_run_goes_on_elsewhere(tmp_path):
     assert "['checkpoints', 'checkpoints/step-1', 'checkpoints/step-1/weights', 'metrics.jsonl', 'result.json']" in text
 
 
+def test_a_storage_without_a_driver_is_a_mistake(tmp_path):
+    code, text = run(job(tmp_path, "", stored="a", storage="nosuch://bucket", inputs=[]))
+    assert code == 2
+    assert text.startswith("error: storage nosuch://bucket: Protocol not known")
+
+
+def test_a_result_that_could_not_be_stored_is_none(tmp_path):
+    (tmp_path / "bucket").write_text("no folder")
+    code, text = run(
+        job(
+            tmp_path,
+            "import sys; open(sys.argv[1] + '/result.json', 'w').write('{}')",
+            stored="a",
+            storage=(tmp_path / "bucket").as_uri(),
+            inputs=[],
+        )
+    )
+    assert code == 1
+    assert '"result.json"' not in text
+
+
 def test_a_checkpoint_that_did_not_arrive_whole_is_not_taken(tmp_path):
     storage = Storage((tmp_path / "bucket").as_uri())
     (tmp_path / "run" / "checkpoints" / "1").mkdir(parents=True)

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from concept_encoder.errors import UserError
 from concept_encoder.lab.carried import GROWING, MARK, exit_line, pieces
 from concept_encoder.lab.storage import Storage
 
@@ -102,12 +103,16 @@ def main(job: Mapping[str, Any]) -> int:
         if not _locked(lock, seconds=60):
             _say("an earlier attempt at this run still goes on here\n")
             return 75  # EX_TEMPFAIL
-        storage = Storage(job["storage"]) if job.get("storage") else None
-        if storage:
-            for there, here in [*job["inputs"], [job["stored"], job["output"]]]:
-                storage.get(there, Path(here))
-        code = _run(job, sender, (lambda: storage.put(output, job["stored"])) if storage else lambda: None)
-    return code
+        if not job.get("storage"):
+            return _run(job, sender, lambda: None)
+        try:
+            storage = Storage(job["storage"])
+        except UserError as error:
+            _say(f"error: {error}\n")
+            return 2
+        for there, here in [*job["inputs"], [job["stored"], job["output"]]]:
+            storage.get(there, Path(here))
+        return _run(job, sender, lambda: storage.put(output, job["stored"]))
 
 
 def _run(job: Mapping[str, Any], sender: Sender, store: Callable[[], None]) -> int:
@@ -124,10 +129,17 @@ def _run(job: Mapping[str, Any], sender: Sender, store: Callable[[], None]) -> i
     except OSError as error:
         _say(f"error: {command[0]}: {error.strerror}\n")
         return 2
-    for line in _lines(process, {sender.send: EVERY, store: EVERY_STORED}):
+
+    def try_to_store() -> None:
+        try:
+            store()
+        except Exception as error:  # whatever a driver makes of a cut link; the run goes on
+            _say(f"storage: {type(error).__name__}: {error}\n")
+
+    for line in _lines(process, {sender.send: EVERY, try_to_store: EVERY_STORED}):
         _say(line.replace(MARK, "").rstrip("\n") + "\n")
     code = process.wait()
-    store()
+    store()  # if this fails the run has not finished: no result is sent
     sender.send(finished=True)
     return code
 

@@ -1,7 +1,9 @@
 """Checkpoints at an fsspec URL (`s3://…`, `gs://…`, `file://…`), so that a run can go on at another host."""
 
+import shutil
 from pathlib import Path
 
+from concept_encoder.errors import UserError
 from concept_encoder.lab.verbs import VERBS
 
 _LAST = tuple(sorted({verb.result for verb in VERBS.values()}))  # what says that a run has finished
@@ -9,12 +11,19 @@ _WHOLE = ".whole"  # beside a checkpoint that has arrived as a whole
 
 
 class Storage:
-    """Runs' folders under a URL. Credentials are the host's own (its environment, its profile)."""
+    """Runs' folders under a URL. Credentials are the host's own (its environment, its profile).
+
+    Raises:
+        UserError: no driver for such URLs is installed.
+    """
 
     def __init__(self, url: str):
         from fsspec.core import url_to_fs
 
-        self.files, root = url_to_fs(url)
+        try:
+            self.files, root = url_to_fs(url)
+        except (ImportError, ValueError) as error:
+            raise UserError(f"storage {url}: {error}") from None
         self.root = root.rstrip("/")
 
     def put(self, folder: Path, name: str) -> None:
@@ -50,13 +59,23 @@ class Storage:
             (folder / file).is_file() for file in results
         ):
             return
+        for name in whole:
+            here, arriving = folder / "checkpoints" / name, folder / "checkpoints" / f".arriving-{name}"
+            if not here.is_dir():
+                shutil.rmtree(arriving, ignore_errors=True)
+                self._get(f"{there}/checkpoints/{name}", arriving)
+                arriving.rename(here)  # whole or absent
+        self._get(there, folder, without=("checkpoints", *_LAST))
+        for file in results:
+            self.files.get_file(f"{there}/{file}", str(folder / file))
+
+    def _get(self, there: str, folder: Path, without: tuple[str, ...] = ()) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
         for path in self.files.find(there):
-            relative = path.removeprefix(there).lstrip("/")
-            parts = relative.split("/")
-            if parts[0] == "checkpoints" and (len(parts) < 3 or parts[1] not in whole):
-                continue
-            (folder / relative).parent.mkdir(parents=True, exist_ok=True)
-            self.files.get_file(path, str(folder / relative))
+            relative = path[path.index(there) + len(there) :].lstrip("/")
+            if relative.split("/")[0] not in without:
+                (folder / relative).parent.mkdir(parents=True, exist_ok=True)
+                self.files.get_file(path, str(folder / relative))
 
     def _whole(self, there: str) -> set[str]:
         if not self.files.exists(f"{there}/checkpoints"):
