@@ -52,3 +52,9 @@ def test_effects_are_paired_by_seed_and_point_in_the_claimed_direction():
     assert effects_of({0: 2.0, 1: 3.0}, 1.5, "up") == [0.5, 1.5]
     assert effects_of({0: 200.0}, {0: 100.0}, "up", relative=True) == [2.0]
     assert effects_of({0: 50.0}, {0: 100.0}, "down", relative=True) == [2.0]
+
+
+def test_effects_on_the_claim_itself_are_decided_by_enough_seeds():
+    assert judge([0.0, 0.0], 0.0).would_decide == 5
+    assert judge([0.0] * 5, 0.0).word == "supported"
+    assert judge([-0.1, 0.1], 0.0).would_decide is None

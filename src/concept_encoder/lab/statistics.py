@@ -63,10 +63,11 @@ def judge(effects: Sequence[float], claimed: float, questions: int = 1) -> Verdi
 
 
 def seeds_to_decide(effects: Sequence[float], claimed: float, confidence: float = 0.95) -> int | None:
-    """The least number of seeds whose interval would leave the claim out, were mean and spread to stay as they are."""
-    distance, spread = abs(fmean(effects) - claimed), stdev(effects)
+    """The least number of seeds whose interval would decide, were mean and spread to stay as they are."""
+    mean, spread = fmean(effects), stdev(effects)
     for count in range(MIN_SEEDS, _MOST_SEEDS + 1):
-        if _half_width(spread, count, confidence) < distance:
+        half = _half_width(spread, count, confidence)
+        if mean - half >= claimed or mean + half < claimed:
             return count
     return None
 
