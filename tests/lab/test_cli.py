@@ -134,6 +134,14 @@ def test_mistakes_get_one_line_and_exit_code_2(capsys, write_plan, tmp_path, mon
     assert not (tmp_path / "runs").exists(), "nothing is half-written"
 
 
+def test_a_report_of_another_plan_is_refused(capsys, write_plan, tmp_path):
+    Store(tmp_path / "store").set_plan([State("1", "other.s0", "other")])
+    code, _, err = call(capsys, "report", str(write_plan({"id": "a"})), "--store", str(tmp_path / "store"))
+    assert code == 2
+    assert "holds no run of" in err
+    assert not (tmp_path / "store" / "report.html").exists()
+
+
 def test_two_plans_on_one_store_are_refused(capsys, write_plan, tmp_path):
     file = write_plan({"id": "a"})
     with Store(tmp_path / "store").lock():

@@ -201,7 +201,10 @@ def report(plan: str, store: str | None, output: str | None) -> None:
 
     kept = Store(store_folder(plan, store), create=False)
     loaded = load_plan(plan)
-    page = write_report(loaded, expand(loaded), kept, Path(output) if output else kept.folder)
+    runs = expand(loaded)
+    if not kept.known() & {run.id for run in runs}:
+        raise UserError(f"{kept.folder}: holds no run of {plan}; name its own store with --store")
+    page = write_report(loaded, runs, kept, Path(output) if output else kept.folder)
     click.echo(f"report: {page} and {page.with_suffix('.md')}")
 
 

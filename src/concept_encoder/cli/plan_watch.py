@@ -25,7 +25,7 @@ def status(plan: str, store: str | None, everything: bool) -> None:
     holder = kept.holder()
     if holder:
         click.echo(f"scheduled by {holder}")
-    elif all(state.final for state in states):
+    elif states and all(state.final for state in states):
         click.echo(f"the plan has ended: concept-encoder plan report {plan}")
     else:
         click.echo(f"nobody schedules: concept-encoder plan run {plan} goes on")
@@ -34,8 +34,8 @@ def status(plan: str, store: str | None, everything: bool) -> None:
 @click.command("watch")
 @plan_argument
 @store_option
-@click.option("--every", default=1.0, show_default=True, help="Seconds between two looks.")
-def watch(plan: str, store: str | None, every: float) -> None:
+@click.option("--every", default=1, type=click.IntRange(1), show_default=True, help="Seconds between two looks.")
+def watch(plan: str, store: str | None, every: int) -> None:
     """The same table, live, until the plan has ended or you press Ctrl-C (which stops no run)."""
     from rich.live import Live
 
