@@ -76,6 +76,11 @@ def test_a_foreign_masked_language_model_stands_beside(capsys, checkpoints, pair
         (["WOVEN", "--probe", "perplexity"], "says which texts were held out; give a file of texts (--texts FILE)"),
         (["WOVEN", "--probe", "perplexity", "--texts", "PAIRS", "--text-column", "x"], "no column 'x'"),
         (["WOVEN", "--probe", "blmp"], "'blmp' is not one of"),
+        pytest.param(
+            ["WOVEN", "--device", "cuda"],
+            "--device: no CUDA device is visible; use cpu",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is one"),
+        ),
     ],
 )
 def test_mistakes_get_one_line_and_exit_code_2(capsys, checkpoints, pairs, arguments, message):

@@ -29,6 +29,7 @@ Found = dict[str, Any]
 @click.option("--max-texts", default=200, type=click.IntRange(min=1), show_default=True, help="Read so many texts.")
 @click.option("--max-examples", type=click.IntRange(min=1), help="Use no more examples of each side of a task.")
 @click.option("--max-length", type=click.IntRange(min=4), help="Cut texts to so many tokens.  [what the model takes]")
+@click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True, help="Where to run.")
 @click.option("--output", type=click.Path(), help="Folder for probe.json.  [CHECKPOINT/probe]")
 def command(checkpoint: str, output: str | None, **options: Any) -> None:
     """Ask CHECKPOINT (a checkpoint, a run, or any transformers encoder) without fine-tuning it.
@@ -40,6 +41,8 @@ def command(checkpoint: str, output: str | None, **options: Any) -> None:
     """
     import json
 
+    import torch
+
     from concept_encoder.cli.show import progress
     from concept_encoder.errors import UserError
     from concept_encoder.records import write_atomically
@@ -49,6 +52,8 @@ def command(checkpoint: str, output: str | None, **options: Any) -> None:
         raise UserError(f"--output: {checkpoint} is no folder to write into; name one")
     if folder.exists() and not folder.is_dir():
         raise UserError(f"--output: {folder} is a file; name a folder")
+    if options["device"] == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device: no CUDA device is visible; use cpu")
     asked = [PROBES[name] for name in dict.fromkeys(options["probes"])]
     asked += [_linear] * bool(options["tasks"]) + [_mteb] * bool(options["mteb"])
     found: Found = {"verb": "probe", "checkpoint": checkpoint}
@@ -66,7 +71,8 @@ def _blimp(checkpoint: str, options: Found, step: Step) -> Found:
 
     paradigms = read_minimal_pairs(options["pairs"], options["max_pairs"])
     tokenizer = _tokenizer(checkpoint)
-    found = score_minimal_pairs(load_masked_lm(checkpoint), tokenizer, paradigms, progress=step)
+    model = load_masked_lm(checkpoint).to(options["device"])
+    found = score_minimal_pairs(model, tokenizer, paradigms, progress=step)
     header = ["system", "accuracy", "standard error", "pairs", "ties (wrong)"]
     shown = {"chance": {"accuracy": found["chance"]}, **_with_controls(found), **found["paradigms"]}
     rows = [
@@ -85,9 +91,8 @@ def _perplexity(checkpoint: str, options: Found, step: Step) -> Found:
 
     read = material_of(checkpoint, (), options["texts"], options["text_column"], options["split"], options["max_texts"])
     tokenizer = _tokenizer(checkpoint)
-    found = pseudo_perplexity(
-        load_masked_lm(checkpoint), tokenizer, read.texts, max_length=options["max_length"], progress=step
-    )
+    model = load_masked_lm(checkpoint).to(options["device"])
+    found = pseudo_perplexity(model, tokenizer, read.texts, max_length=options["max_length"], progress=step)
     fields = ("per_token", "per_word", "bits_per_byte")
     shown = {"guessing by frequency": found["unigram"], **_with_controls(found)}
     title = f"Pseudo-perplexity of {len(read.texts):,} {read.source} ({found['tokens']:,} tokens)"
@@ -99,11 +104,10 @@ def _perplexity(checkpoint: str, options: Found, step: Step) -> Found:
 
 
 def _sts(checkpoint: str, options: Found, step: Step) -> Found:
-    from concept_encoder.evaluation.frozen_probes import SIMILARITY_TASKS, Frozen, similarity, word_overlap
-    from concept_encoder.model.loading import load_encoder
+    from concept_encoder.evaluation.frozen_probes import SIMILARITY_TASKS, similarity, word_overlap
 
     tasks = [_task(name, options) for name in SIMILARITY_TASKS]
-    encoder = Frozen(load_encoder(checkpoint), _tokenizer(checkpoint), options["max_length"], step)
+    encoder = _frozen(checkpoint, options, step)
     found = {}
     for task in tasks:
         found[task.name] = {"baselines": {"word overlap": word_overlap(task)}, **similarity(task, encoder)}
@@ -113,11 +117,10 @@ def _sts(checkpoint: str, options: Found, step: Step) -> Found:
 
 def _linear(checkpoint: str, options: Found, step: Step) -> Found:
     from concept_encoder.evaluation.baselines import baselines
-    from concept_encoder.evaluation.frozen_probes import Frozen, linear_probe
-    from concept_encoder.model.loading import load_encoder
+    from concept_encoder.evaluation.frozen_probes import linear_probe
 
     tasks = [_task(name, options) for name in dict.fromkeys(options["tasks"])]
-    encoder = Frozen(load_encoder(checkpoint), _tokenizer(checkpoint), options["max_length"], step)
+    encoder = _frozen(checkpoint, options, step)
     found = {}
     for task in tasks:
         beside = baselines(task) | (baselines(task, options["baselines"]) if options["baselines"] else {})
@@ -148,6 +151,14 @@ def _mteb(checkpoint: str, options: Found, step: Step) -> Found:
 
 
 PROBES = {"blimp": _blimp, "perplexity": _perplexity, "sts": _sts}
+
+
+def _frozen(checkpoint: str, options: Found, step: Step) -> "Frozen":  # noqa: F821
+    from concept_encoder.evaluation.frozen_probes import Frozen
+    from concept_encoder.model.loading import load_encoder
+
+    model = load_encoder(checkpoint).to(options["device"])
+    return Frozen(model, _tokenizer(checkpoint), options["max_length"], step)
 
 
 def _tokenizer(checkpoint: str) -> "PreTrainedTokenizerFast":  # noqa: F821

@@ -180,7 +180,7 @@ def _logits_at(
         return model(ids_BN, mask_BN, label_index=place_B1, concept_intervention=change).logits[:, 0]
     mask_BN = torch.ones_like(ids_BN) if mask_BN is None else mask_BN
     logits_BNV = model(input_ids=ids_BN, attention_mask=mask_BN).logits
-    return logits_BNV[torch.arange(len(ids_BN)), place_B1[:, 0]]
+    return logits_BNV[torch.arange(len(ids_BN), device=ids_BN.device), place_B1[:, 0]]
 
 
 def _padded(rows: Sequence[Sequence[int]], value: int) -> Tensor:
