@@ -54,6 +54,17 @@ def test_slots_and_gpus(tmp_path):
     wait(later, jobs[2])
 
 
+@pytest.mark.parametrize(("given", "threads"), [("", "2"), ("1", "1")])
+def test_slots_share_the_cores_unless_threads_are_given(tmp_path, monkeypatch, given, threads):
+    monkeypatch.setenv("OMP_NUM_THREADS", given)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(4), raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    engine, it = LocalEngine(2, []), job(tmp_path, "import os; print(os.environ['OMP_NUM_THREADS'])")
+    engine.submit(it)
+    wait(engine, it)
+    assert list(engine.logs(it)) == [f"{threads}\n"]
+
+
 def test_submitting_twice_starts_once(tmp_path):
     it = job(tmp_path, f"open({str(tmp_path / 'count')!r}, 'a').write('x'); import time; time.sleep(0.3)")
     assert LocalEngine(2, []).submit(it)

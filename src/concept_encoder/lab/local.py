@@ -37,7 +37,7 @@ class LocalEngine(Engine):
         self.gpus = visible_gpus() if gpus is None else gpus
         self.firmness = firmness
         self.room = Room(self.slots, {"this machine": len(self.gpus)})
-        self._threads = max(cores // self.slots, 1)
+        self._threads = os.environ.get("OMP_NUM_THREADS") or str(max(cores // self.slots, 1))
         self._running: dict[Path, list[int]] = {}  # what is known to run, and its GPUs
         self._children: dict[Path, subprocess.Popen] = {}
 
@@ -55,7 +55,7 @@ class LocalEngine(Engine):
         if chosen:
             environment["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, chosen))
         else:
-            environment |= {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": str(self._threads)}
+            environment |= {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": self._threads}
         job.output.mkdir(parents=True, exist_ok=True)
         for name, text in job.files.items():
             write_atomically(job.folder / name, text)
