@@ -132,8 +132,8 @@ def test_frozen_probes_stand_beside_their_baselines(capsys, checkpoints, mirror,
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--task", "coal"], "data.task: no task 'coal'; did you mean 'cola'"),
-        (["--task", "cola", "--baseline", "lstm"], "baseline: cola has no 'lstm'; did you mean 'bilstm'"),
+        (["--task", "coal"], "'--task': 'coal' is not one of 'cola'"),
+        (["--task", "cola", "--baseline", "lstm"], "'--baseline': 'lstm' is not one of 'cbow', 'bilstm'"),
         (["--task", "cola", "--max-length", "99"], "max_length: 99 is more than the model's 48"),
         (["--mteb", "STS1234"], "STS1234"),
     ],

@@ -113,6 +113,15 @@ def test_same_sentences_are_a_tie_for_every_model(tokenizer):
     assert score_minimal_pairs(build(MODELS["woven"]), tokenizer, {"x": pairs})["accuracy"] == 0
 
 
+def test_what_cannot_be_shuffled_is_left_out(tokenizer):
+    found = score_minimal_pairs(build(MODELS["woven"]), tokenizer, {"x": [Pair("a cat", "A cat"), Pair("a CAT", "")]})
+    assert found["accuracy"] == 0, "a tie, and an empty sentence is most likely of all"
+    assert "zeroed" in found
+    assert "shuffled" not in found, "to the tokenizer there is one text"
+    long = score_minimal_pairs(foreign(), tokenizer, {"x": [Pair("a cat " * 40, "a dog")]})
+    assert long["cut"] == 1
+
+
 def test_a_strict_model_without_concepts_knows_no_words(tokenizer):
     """Zeroed, a decoder of positions says the same of every text; shuffled, it speaks of another text."""
     model = build(preset_config("anchored", 4, **SMALL, concept_ratio=4))

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from concept_encoder.data.minimal_pairs import BLIMP
+from concept_encoder.data.task_table import TASKS
 
 Step = Callable[[str, int, int], None]
 Found = dict[str, Any]
@@ -16,10 +17,11 @@ Found = dict[str, Any]
 @click.argument("checkpoint", type=click.Path())
 @click.option("--probe", "probes", multiple=True, type=click.Choice(["blimp", "perplexity", "sts"]),
               help="What to ask; may be given several times.  [blimp, when no task is named either]")  # fmt: skip
-@click.option("--task", "tasks", multiple=True, help="Train a linear probe on a named task (several times).")
+@click.option("--task", "tasks", multiple=True, metavar="TASK", type=click.Choice(list(TASKS)),
+              help="Train a linear probe on a named task (several times).")  # fmt: skip
 @click.option("--mteb", "mteb", multiple=True, metavar="TASK", help="A task of MTEB (several times).")
-@click.option("--baseline", "baselines", multiple=True, metavar="NAME",
-              help="Beside linear probes: cbow, bilstm (trained here).  [majority class, bag of words]")  # fmt: skip
+@click.option("--baseline", "baselines", multiple=True, type=click.Choice(["cbow", "bilstm"]),
+              help="Train it beside the linear probes (several times).")  # fmt: skip
 @click.option("--pairs", default=BLIMP, show_default=True,
               help="Minimal pairs: a hub id, or files with the columns sentence_good and sentence_bad.")  # fmt: skip
 @click.option("--max-pairs", type=click.IntRange(min=1), help="Use no more pairs of each paradigm.")
@@ -80,6 +82,8 @@ def _blimp(checkpoint: str, options: Found, step: Step) -> Found:
         for name, each in shown.items()
     ]
     show_table(f"Minimal pairs: mean of {len(found['paradigms'])} paradigms of {options['pairs']}", header, rows)
+    if found["cut"]:
+        click.echo(f"note: {found['cut']} sentences were cut to the length that the model takes")
     return {"blimp": found}
 
 

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from concept_encoder.data.minimal_pairs import Pair
 from concept_encoder.evaluation.controls import Control, controls_of
-from concept_encoder.evaluation.pseudo_likelihood import Progress, pseudo_log_likelihoods
+from concept_encoder.evaluation.pseudo_likelihood import Likelihood, Progress, different, pseudo_log_likelihoods
 
 CHANCE = 0.5
 TIE = 1e-4  # nats; differences of this size come from the order of summation, and a tie is wrong
@@ -27,26 +27,25 @@ def score_minimal_pairs(
     """Accuracy: the share of pairs whose good sentence has the higher pseudo-log-likelihood; a tie is wrong.
 
     Returns (JSON-able) `accuracy`, the mean over paradigms, with its `standard_error` over pairs, beside `chance`; the
-    same of each of `paradigms`, with its `ties`; and the accuracy after the concepts were `shuffled`
-    between sentences and `zeroed`.
+    same of each of `paradigms`, with its `ties`; how many sentences were `cut` to the model's length; and the accuracy
+    after the concepts were `shuffled` between sentences and `zeroed`.
     """
-    found = _accuracies(model, tokenizer, paradigms, None, progress)
-    for control in controls_of(model, found["pairs"]):
-        changed = _accuracies(model, tokenizer, paradigms, control, progress)
+    # all paradigms at once: more sentences of each length, fuller batches
+    sentences = [sentence for pairs in paradigms.values() for pair in pairs for sentence in pair]
+
+    def scored(control: Control | None) -> list[Likelihood]:
+        return pseudo_log_likelihoods(model, tokenizer, sentences, control=control, progress=progress)
+
+    plain = scored(None)
+    found = _accuracies(paradigms, plain)
+    found["cut"] = sum(bool(text[each.characters :].strip()) for text, each in zip(sentences, plain))
+    for control in controls_of(model, different(plain)):
+        changed = _accuracies(paradigms, scored(control))
         found[control] = {name: changed[name] for name in ("accuracy", "standard_error", "ties")}
     return found
 
 
-def _accuracies(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    paradigms: Mapping[str, Sequence[Pair]],
-    control: Control | None,
-    progress: Progress | None,
-) -> dict[str, Any]:
-    # all paradigms at once: more sentences of each length, fuller batches
-    sentences = [sentence for pairs in paradigms.values() for pair in pairs for sentence in pair]
-    scored = pseudo_log_likelihoods(model, tokenizer, sentences, control=control, progress=progress)
+def _accuracies(paradigms: Mapping[str, Sequence[Pair]], scored: Sequence[Likelihood]) -> dict[str, Any]:
     ahead = np.array([good.log - bad.log for good, bad in zip(scored[::2], scored[1::2])])
     parts = np.split(ahead, np.cumsum([len(pairs) for pairs in paradigms.values()])[:-1])
     each = {name: _accuracy(part) for name, part in zip(paradigms, parts)}

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from concept_encoder.errors import UserError
 from concept_encoder.evaluation.controls import controls_of
-from concept_encoder.evaluation.pseudo_likelihood import Likelihood, Progress, pseudo_log_likelihoods
+from concept_encoder.evaluation.pseudo_likelihood import Likelihood, Progress, different, pseudo_log_likelihoods
 
 
 def pseudo_perplexity(
@@ -48,7 +48,7 @@ def pseudo_perplexity(
         **_per(sum(found.log for found in scored), texts, scored),
         "unigram": _per(unigram, texts, scored),
     }
-    for control in controls_of(model, len({found.ids for found in scored})):
+    for control in controls_of(model, different(scored)):
         changed = pseudo_log_likelihoods(model, tokenizer, texts, control=control, **how)
         report[control] = _per(sum(found.log for found in changed), texts, scored)
     return report

@@ -43,6 +43,11 @@ class Likelihood:
         return len(self.ids)
 
 
+def different(scored: Sequence[Likelihood]) -> int:
+    """How many different texts these are, to the tokenizer; those without a token do not count."""
+    return len({each.ids for each in scored if each.ids})
+
+
 def pseudo_log_likelihoods(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -81,11 +86,12 @@ def pseudo_log_likelihoods(
     )
     rows = [tuple(ids) for ids in encoded["input_ids"]]
     asked = {ids: np.flatnonzero(np.array(special) == 0) for ids, special in zip(rows, encoded["special_tokens_mask"])}
+    open_ones = {ids: places for ids, places in asked.items() if len(places)}
     logs = _scores(
         model.eval(),
-        {ids: places for ids, places in asked.items() if len(places)},
+        open_ones,
         tokenizer,
-        intervention(model, control, len(asked)),
+        intervention(model, control, len(open_ones)),
         tokens_at_once,
         progress,
     )
