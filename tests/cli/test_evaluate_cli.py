@@ -49,7 +49,7 @@ def run(capsys, *arguments):
 def arguments(here, tmp_path):
     rates = ["--learning-rate", "3e-3", "--learning-rate", "1e-2"]
     data = ["--set", f"data.train={here / 'topics.csv'}", "--set", "training.epochs=2"]
-    return [here / "woven", *rates, *data, "--seeds", "2", "--output", tmp_path / "evaluation"]
+    return [here / "woven", *rates, *data, "--seeds", "2", "--baseline", "cbow", "--output", tmp_path / "evaluation"]
 
 
 def test_from_a_checkpoint_to_a_page(here, capsys, tmp_path):
@@ -65,7 +65,7 @@ def test_from_a_checkpoint_to_a_page(here, capsys, tmp_path):
     folder = tmp_path / "evaluation"
     page = (folder / "report.md").read_text()
     assert "| topics.csv | accuracy | evaluation/via_decoder |" in page
-    assert "bag of words" in page
+    assert "| bag of words | cbow | concepts shuffled | concepts zeroed |" in page
     assert "concepts shuffled" in page
     assert (folder / "report.html").read_text().startswith("<!doctype html")
     record = json.loads((folder / "evaluation.json").read_text())
@@ -79,6 +79,9 @@ def test_from_a_checkpoint_to_a_page(here, capsys, tmp_path):
     code, printed, _ = run(capsys, "evaluate", folder, "--twin", tmp_path / "evaluation-twin")
     assert code == 0
     assert printed == again[: len(printed)]
+    code, _, err = run(capsys, "evaluate", folder, "--task", "rte")
+    assert code == 2
+    assert "a finished evaluation, shown as it is; give its checkpoint to evaluate more" in err
     code, out, _ = run(capsys, "compare", tmp_path / "evaluation-twin", folder, "--format", "markdown")
     assert code == 0
     assert "| topics.csv | accuracy | evaluation |" in out

@@ -186,6 +186,11 @@ def test_planned_runs_are_counted_before_they_are_made(tmp_path):
     assert not (tmp_path / "e").exists()
     found.run(Trainer())
     assert all(done for *_, done in found.planned())
+    both = evaluation(tmp_path / "b", tasks=("mnli", "rte"), seeds=5, mnli_first=True)
+    assert len(list(both.planned())) == 3 * (4 + 4)
+    train = Trainer()
+    both.run(train)
+    assert len(train.made) == 3 * (4 + 4)
 
 
 def selection(score, loss):

@@ -47,6 +47,21 @@ def command(checkpoint: str, output: str | None, twin: str | None, **options: An
 
     published(options["reference"])
     if (Path(checkpoint) / ABOUT).is_file():
+        asked = (
+            "suite",
+            "tasks",
+            "heads",
+            "rates",
+            "mnli_first",
+            "baseline",
+            "overrides",
+            "keep_checkpoints",
+            "dry_run",
+        )
+        if output or any(options[name] for name in asked):
+            raise UserError(
+                f"{checkpoint}: a finished evaluation, shown as it is; give its checkpoint to evaluate more"
+            )
         beside = Path(twin) if twin else None
         if beside and not (beside / ABOUT).is_file():
             raise UserError(f"--twin: {twin} holds no finished evaluation, and {checkpoint} is one already")
@@ -119,6 +134,7 @@ def _evaluation(checkpoint: str, folder: Path, options: dict[str, Any], of_twin:
 
 def _run(evaluation: "Evaluation", more_baselines: Sequence[str]) -> None:
     """Make what is missing and write the record."""
+    import gc
     import json
 
     from concept_encoder.data.tasks import TaskConfig, load_task
@@ -141,6 +157,7 @@ def _run(evaluation: "Evaluation", more_baselines: Sequence[str]) -> None:
             known[repr(sections["data"])] = task, baselines(task) | more
         task, beside = known[repr(sections["data"])]
         finetune(FinetuneRecipe.from_sections(sections), scorer(task), task, beside, title=run.name.rpartition("-")[0])
+        gc.collect()  # trainers refer to themselves; a GPU would hold the models of all runs
 
     (evaluation.folder / ABOUT).unlink(missing_ok=True)
     evaluation.run(train)

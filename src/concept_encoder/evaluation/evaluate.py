@@ -60,8 +60,9 @@ class Evaluation:
     def planned(self) -> Iterator[tuple[Cell, float | None, int, bool]]:
         """Every run as cell, rate (None: the chosen one, not known yet), seed, and whether it is there."""
         for cell in self.protocol.cells():
-            for run in self._grid(cell):
-                yield cell, run.rate, run.seed, self._is_done(run)
+            done = {run.rate for run in self._grid(cell) if self._is_done(run)}
+            for rate in self.protocol.learning_rates:
+                yield cell, rate, FIRST_SEED, rate in done
             rate = self.chosen(cell)
             for seed in range(FIRST_SEED + 1, FIRST_SEED + self.protocol.seeds):
                 yield cell, rate, seed, rate is not None and self._is_done(self._planned(cell, rate, seed))
@@ -123,6 +124,7 @@ class Evaluation:
             shutil.rmtree(folder / "checkpoints", ignore_errors=True)
 
     def _grid(self, cell: Cell) -> list[Run]:
+        """The runs of the first seed; none yet for what starts from MNLI before MNLI's rate is chosen."""
         if cell.after_mnli and self.chosen(_mnli(cell)) is None:
             return []
         return [self._planned(cell, rate, FIRST_SEED) for rate in self.protocol.learning_rates]
