@@ -143,6 +143,16 @@ def test_mnli_first_starts_each_seed_from_that_of_mnli_and_stands_apart(tmp_path
     assert {row[2] for row in scores.rows} == {"via_decoder", "via_decoder-mnli-first"}
 
 
+def test_the_mismatched_side_is_scored_with_the_runs_of_mnli():
+    found = Protocol(("mnli-mm", "mnli", "rte"), ("via_decoder",))
+    mnli, rte = found.cells()
+    assert (mnli.task, rte.task) == ("mnli", "rte")
+    assert found.sections(mnli)["data"]["also"] == ["mnli-mm"]
+    assert "also" not in found.sections(rte)["data"]
+    (alone,) = Protocol(("mnli-mm",), ("via_decoder",)).cells()
+    assert alone.task == "mnli-mm"  # without mnli it is a task as any other
+
+
 def test_mnli_is_trained_again_when_its_weights_are_gone(tmp_path):
     evaluation(tmp_path / "e", tasks=("mnli", "rte"), seeds=1).run(Trainer())
     again = Trainer()

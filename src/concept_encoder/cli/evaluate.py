@@ -137,7 +137,7 @@ def _run(evaluation: "Evaluation", more_baselines: Sequence[str]) -> None:
     import gc
     import json
 
-    from concept_encoder.data.tasks import TaskConfig, load_task
+    from concept_encoder.data.tasks import TaskConfig, TaskData, load_task
     from concept_encoder.evaluation.baselines import baselines
     from concept_encoder.evaluation.metrics import scorer
     from concept_encoder.evaluation.outcome import ABOUT, record_of
@@ -148,15 +148,18 @@ def _run(evaluation: "Evaluation", more_baselines: Sequence[str]) -> None:
 
     known: dict[str, Any] = {}  # the task at hand, with its baselines
 
+    def beside_of(task: TaskData) -> dict[str, Any]:
+        return baselines(task) | (baselines(task, more_baselines) if more_baselines else {})
+
     def train(run: Run, folder: Path) -> None:
         sections = {**run.sections, "training": {**run.sections["training"], "output_dir": str(folder)}}
         if repr(sections["data"]) not in known:
             known.clear()
             task = load_task(from_mapping(TaskConfig, sections["data"], "data"))
-            more = baselines(task, more_baselines) if more_baselines else {}
-            known[repr(sections["data"])] = task, baselines(task) | more
+            known[repr(sections["data"])] = task, {each.name: beside_of(each) for each in (task, *task.also)}
         task, beside = known[repr(sections["data"])]
-        finetune(FinetuneRecipe.from_sections(sections), scorer(task), task, beside, title=run.name.rpartition("-")[0])
+        recipe, title = FinetuneRecipe.from_sections(sections), run.name.rpartition("-")[0]
+        finetune(recipe, scorer(task), task, beside[task.name], title=title, also_baselines=beside)
         gc.collect()  # trainers refer to themselves; a GPU would hold the models of all runs
 
     (evaluation.folder / ABOUT).unlink(missing_ok=True)

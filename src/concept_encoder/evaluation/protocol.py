@@ -28,6 +28,7 @@ FIXED: dict[str, dict[str, Any]] = {
 LARGE, EPOCHS_OF_LARGE = ("sst2", "qqp", "mnli", "qnli"), 3
 AFTER_MNLI = ("rte", "mrpc", "stsb")  # of MosaicBERT, ModernBERT and RoBERTa's dev row
 MNLI_FIRST = "mnli-first"
+ALSO = {"mnli-mm": "mnli"}  # one model, two held-out sides
 _OWNED = {
     "model.checkpoint": "the argument CHECKPOINT",
     "model.classifier_head": "--head",
@@ -87,9 +88,9 @@ class Protocol:
         return "data.train" in self.fields
 
     def cells(self) -> Iterator["Cell"]:
-        """Every system on every task, what others start from first."""
+        """Every system on every task that is trained on, what others start from first."""
         for task in self.tasks:
-            for head in self.heads:
+            for head in self.heads if ALSO.get(task) not in self.tasks else ():
                 if not (_separate(head) and not self._has_pairs(task)):
                     yield Cell(task, head)
         for task in self.tasks if self.mnli_first else ():
@@ -99,6 +100,8 @@ class Protocol:
     def sections(self, cell: "Cell") -> dict[str, Any]:
         """The recipe of a cell's runs, without checkpoint, rate and seed."""
         fields = {} if self.own_files else {"data.task": cell.task}
+        if also := [task for task in self.tasks if ALSO.get(task) == cell.task]:
+            fields["data.also"] = also
         if cell.task in LARGE:
             fields["training.epochs"] = EPOCHS_OF_LARGE
         return set_fields(FIXED, {**fields, **self.fields, "model.classifier_head": cell.head})
