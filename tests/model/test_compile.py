@@ -39,6 +39,20 @@ def test_a_run_compiles_at_most_three_times(preset):
     assert counter.frame_count <= 3
 
 
+@pytest.mark.parametrize("preset", ["anchored", "perceiver_mlm", "woven"])
+def test_rows_of_many_lengths_compile_at_most_three_times(preset):
+    """`data.packing=documents` gives padded batches of every length; windows tell those that blocks fill apart."""
+    torch.manual_seed(0)
+    model = ConceptEncoderForMaskedLM(preset_config(preset, {"anchored": 3}.get(preset, 2), **SMALL))
+    counter = CompileCounter()
+    torch._dynamo.reset()
+    compiled = torch.compile(model, backend=counter, fullgraph=True)
+    for length in (40, 31, 24, 48, 15):
+        mask = (torch.arange(length) < torch.tensor([[length], [length - 3], [length - 7], [length]])).long()
+        compiled(**labelled_batch(4, length, length // 7 + 2), attention_mask=mask).loss.backward()
+    assert counter.frame_count <= 3
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("preset", ["perceiver_mlm", "woven", "bert"])
 def test_inductor_gives_the_same_loss_and_gradients(preset):

@@ -129,40 +129,42 @@ class WindowedAttention(Attention):
             scaling = self.head_dim**-0.5
             attended, _ = varlen_attention(self, q_BHNd, k_BHNd, v_BHNd, padding, scaling=scaling, window=half)
             return self.finish(attended), None
-        mask = _band_mask(length, half, y_mask_BK, x_BQD.device)
         batch, blocks = x_BQD.shape[0], -(-length // half)
-        mask = mask.expand(batch, -1, -1, -1).flatten(0, 1)[:, None]
-        q = _blocks(q_BHNd, half, half, 0)
-        k, v = (_blocks(states, half, 3 * half, half) for states in (k_BHNd, v_BHNd))
+        real_BN = x_BQD.new_ones(batch, length, dtype=torch.bool) if y_mask_BK is None else y_mask_BK
+        mask, deaf = _band_mask(half, real_BN)
+        q = _blocks(q_BHNd, half)
+        k, v = (_blocks(states, half, neighbours=True) for states in (k_BHNd, v_BHNd))
         x_pos_BN = x_pos_BQ.expand(batch, -1)[:, None, :, None]  # as states of one head
-        q_pos, k_pos = _blocks(x_pos_BN, half, half, 0), _blocks(x_pos_BN, half, 3 * half, half)
+        q_pos, k_pos = _blocks(x_pos_BN, half), _blocks(x_pos_BN, half, neighbours=True)
         bias = self.position_bias(q, k, None, q_pos[:, 0, :, 0], k_pos[:, 0, :, 0])
         if bias is not None:
             mask = bias.masked_fill(~mask, torch.finfo(bias.dtype).min)
         attended, _ = self.attend(q, k, v, mask)
-        attended_BNHd = attended.unflatten(0, (batch, blocks)).flatten(1, 2)[:, :length]
         if y_mask_BK is not None:  # whoever sees nobody hears nothing, as in a text that one window covers
-            seen_BN = F.max_pool1d(y_mask_BK.float(), 2 * half + 1, stride=1, padding=half) > 0
-            attended_BNHd = attended_BNHd.masked_fill(~seen_BN[..., None, None], 0.0)
-        return self.finish(attended_BNHd), None
+            attended = attended.masked_fill(deaf, 0.0)
+        return self.finish(attended.unflatten(0, (batch, blocks)).flatten(1, 2)[:, :length]), None
 
 
-def _blocks(states_BHNd: Tensor, step: int, width: int, margin: int) -> Tensor:
-    """Blocks of `width` every `step` tokens, `[B * blocks, H, width, d]`; `margin` zeros before and after."""
-    tail = -states_BHNd.shape[2] % step
-    padded = F.pad(states_BHNd, (0, 0, margin, margin + tail))
-    return padded.unfold(2, width, step).permute(0, 2, 1, 4, 3).flatten(0, 1)
+def _blocks(states_BHNd: Tensor, size: int, neighbours: bool = False) -> Tensor:
+    """Blocks of tokens, `[B * blocks, H, size, d]`, or each between its two neighbours; zeros where no token is."""
+    margin, tail = size * neighbours, -states_BHNd.shape[2] % size
+    blocks = F.pad(states_BHNd, (0, 0, margin, margin + tail)).unflatten(2, (-1, size)).transpose(1, 2)
+    if neighbours:  # not `unfold`: its backward pass takes twice the time, and it ties a compiled graph to one length
+        blocks = torch.cat([blocks[:, :-2], blocks[:, 1:-1], blocks[:, 2:]], dim=3)
+    return blocks.flatten(0, 1)
 
 
-def _band_mask(length: int, half: int, mask_BN: Tensor | None, device: torch.device) -> Tensor:
-    """Which of a block's `3 * half` keys each of its queries may see, `[B or 1, blocks, half, 3 * half]`."""
-    query = torch.arange(half, device=device)[:, None]
-    key = torch.arange(3 * half, device=device)[None] - half
-    band = (key - query).abs() <= half
-    if mask_BN is None:
-        mask_BN = torch.ones(1, length, dtype=torch.bool, device=device)
-    allowed = band & F.pad(mask_BN, (half, half + -length % half)).unfold(1, 3 * half, half)[:, :, None]
-    return allowed | (~allowed.any(-1, keepdim=True) & (key == query))  # itself at worst: no zero by zero
+def _band_mask(half: int, mask_BN: Tensor) -> tuple[Tensor, Tensor]:
+    """Which of a block's `3 * half` keys each of its queries may see, `[B * blocks, 1, half, 3 * half]`.
+
+    A query that may see none sees itself, as zero by zero is nothing; which do, `[B * blocks, half, 1, 1]`.
+    """
+    query = torch.arange(half, device=mask_BN.device)[:, None]
+    key = torch.arange(3 * half, device=mask_BN.device)[None] - half
+    real = _blocks(mask_BN[:, None, :, None], half, neighbours=True).mT
+    allowed = ((key - query).abs() <= half) & real
+    deaf = ~allowed.any(-1, keepdim=True)
+    return allowed | (deaf & (key == query)), deaf.transpose(1, 2)
 
 
 def eager_attention(
