@@ -50,6 +50,19 @@ def test_what_a_run_would_refuse_is_refused_before(runs, fields, message):
         check_recipes(runs(**fields))
 
 
+def test_a_head_that_the_pretrained_model_cannot_take_is_refused_before_it_is_pretrained(runs, tmp_path):
+    runs()
+    head = {"model.checkpoint": {"run": "a"}, "model.classifier_head": "cls_query"}
+    (tmp_path / "finetune.yaml").write_text("data: {task: quickstart-topics}")
+    experiments = [
+        {"id": "a", "recipe": "recipe.yaml"},
+        {"id": "b", "verb": "finetune", "recipe": "finetune.yaml", "overrides": head},
+    ]
+    (tmp_path / "plan.yaml").write_text(yaml.safe_dump({"title": "t", "experiments": experiments}))
+    with pytest.raises(UserError, match=r"b.s0: model.classifier_head: 'cls_query' pools concepts"):
+        check_recipes(expand(load_plan(tmp_path / "plan.yaml")), data=False)
+
+
 def test_time_is_estimated_from_what_finished_runs_have_measured(runs, tmp_path):
     sizes = check_recipes(runs())
     header, ((name, *_, flops),) = size_table(sizes, {})

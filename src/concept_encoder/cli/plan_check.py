@@ -48,6 +48,7 @@ def check_recipes(runs: Sequence[Run], data: bool = True) -> dict[str, Size]:
     sizes: dict[str, Size] = {}
     opened: set[str] | None = set() if data else None
     seen: set[str] = set()
+    by_id = {run.id: run for run in runs if run.verb.name == "pretrain"}
     for run in runs:
         if run.id in seen:
             continue
@@ -55,6 +56,8 @@ def check_recipes(runs: Sequence[Run], data: bool = True) -> dict[str, Size]:
         check = {"pretrain": _pretraining, "finetune": _finetuning}.get(run.verb.name, _options)
         try:
             size = check(run, opened)
+            if run.verb.name == "finetune" and run.inputs.get("model.checkpoint") in by_id:
+                _head_on(by_id[run.inputs["model.checkpoint"]], run)
         except (UserError, ValueError) as error:
             raise UserError(f"{run.name}: {error}") from None
         if size and size.memory >= sizes.get(run.experiment.id, size).memory:
@@ -112,6 +115,19 @@ def _finetuning(run: Run, opened: set[str] | None) -> None:
     if opened is not None and repr(recipe.data) not in opened:
         load_task(recipe.data)
         opened.add(repr(recipe.data))
+
+
+def _head_on(body: Run, run: Run) -> None:
+    """Does the model that will have been pretrained take the head that it is fine-tuned with?"""
+    from concept_encoder.training.finetune import FinetuneRecipe
+    from concept_encoder.training.pretrain import PretrainRecipe
+    from concept_encoder.training.recipe import model_config
+
+    pretrained = PretrainRecipe.from_sections(_sections(body))
+    head = FinetuneRecipe.from_sections(_sections(run)).model.classifier_head or "via_decoder"
+    key = (repr(sorted(pretrained.model.items())), head)
+    if key not in _COSTS:
+        _COSTS[key] = model_config({**pretrained.model, "classifier_head": head}, **pretrained.model_defaults())
 
 
 def _options(run: Run, opened: set[str] | None) -> None:
