@@ -5,14 +5,17 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from concept_encoder.lab.carried import MARK, PIECE, Receiver, exit_line, is_plain, pieces
 from concept_encoder.lab.on_host import VARIABLE, Sender, packed
 from concept_encoder.lab.storage import Storage
+from concept_encoder.lab.supervise import start_time
 
 METRICS = "".join(json.dumps({"step": i, "loss": 1 / (i + 1)}) + "\n" for i in range(40)).encode()
 REPORT = bytes(range(256)) * (3 * PIECE // 256)
@@ -108,6 +111,23 @@ def test_a_job_on_a_host_sends_its_log_files_and_code(tmp_path):
     assert sorted(path.name for path in (tmp_path / "run").rglob("*")) == ["metrics.jsonl", "result.json"]
     assert text.index('"result.json"') > text.index('"metrics.jsonl"')
     assert (tmp_path / "host" / "attempt" / "recipe.yaml").read_text() == "title: ü\n"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux")
+def test_a_run_dies_with_what_carries_it_home(tmp_path):
+    """Else it would go on beside its next attempt."""
+    code = "import os, sys, time; print(os.getpid(), flush=True); time.sleep(60)"
+    environment = {**os.environ, VARIABLE: packed(job(tmp_path, code))}
+    command = [sys.executable, "-m", "concept_encoder.lab.on_host"]
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+    pid = int(process.stdout.readline())
+    assert start_time(pid)
+    process.kill()
+    process.wait()
+    end = time.time() + 20
+    while start_time(pid):
+        assert time.time() < end
+        time.sleep(0.05)
 
 
 def test_a_missing_program_is_a_mistake(tmp_path):

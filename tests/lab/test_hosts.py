@@ -1,5 +1,6 @@
 """hosts.yaml to cluster: mistakes in one line; then two hosts in network namespaces, each with an sshd of its own."""
 
+import importlib.metadata
 import os
 import shutil
 import subprocess
@@ -103,6 +104,15 @@ def test_what_ssh_says_becomes_one_line(tmp_path, monkeypatch, said, message):
         Ssh("one").call("check", folder="/x", state="/x", environment="/x")
     assert str(refused.value).startswith(f"one: {message}")
     assert "\n" not in str(refused.value)
+
+
+def test_without_ray_here_nothing_is_started_there(tmp_path, monkeypatch):
+    def missing(name: str) -> str:
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", missing)
+    with pytest.raises(UserError, match="needs Ray here too; pip install"):
+        Cluster(load_hosts(write(tmp_path))).up(lambda line: None)
 
 
 # ---- with two hosts

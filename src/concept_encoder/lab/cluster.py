@@ -70,7 +70,7 @@ class Cluster:
             UserError: a host could not; the others may have.
         """
         content = base64.b64encode(wheel.read_bytes()).decode("ascii")
-        packages = [f"ray[default]=={importlib.metadata.version('ray')}"]
+        packages = [f"ray[default]=={_version_of_ray()}"]
         where = self.hosts.all[:1] if self.hosts.shared else self.hosts.all
         values = {"folder": self.hosts.folder, "name": wheel.name, "wheel": content, "packages": packages}
         values["extras"] = self.hosts.extras
@@ -82,6 +82,7 @@ class Cluster:
         Raises:
             UserError: a host lacks something or did not start; what this call has started is stopped again.
         """
+        _version_of_ray()
         rows = self.check()
         wrong = [f"{host.ssh}: {missing[0]}" for host, _, missing in rows if missing]
         if wrong:
@@ -231,6 +232,13 @@ def lacks(host: Host, found: dict[str, Any], hosts: Hosts) -> Iterator[str]:
         yield f"clock: {off} {way} of this machine's; set the time (timedatectl set-ntp true)"
     if hosts.environment is not None and not found["versions"]:
         yield f"environment: no Ray and concept-encoder in {hosts.environment}"
+
+
+def _version_of_ray() -> str:
+    try:
+        return importlib.metadata.version("ray")
+    except importlib.metadata.PackageNotFoundError:
+        raise UserError('plan hosts: needs Ray here too; pip install "concept-encoder[ray]"') from None
 
 
 def build_wheel() -> Path:

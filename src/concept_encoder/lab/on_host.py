@@ -7,6 +7,7 @@ values in the place of `$NAME`, finds none.
 """
 
 import base64
+import ctypes
 import fcntl
 import json
 import os
@@ -125,6 +126,7 @@ def _run(job: Mapping[str, Any], sender: Sender, store: Callable[[], None]) -> i
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             env=mine | job["environment"],
+            preexec_fn=_dies_with_its_parent,
         )
     except OSError as error:
         _say(f"error: {command[0]}: {error.strerror}\n")
@@ -142,6 +144,12 @@ def _run(job: Mapping[str, Any], sender: Sender, store: Callable[[], None]) -> i
     store()  # if this fails the run has not finished: no result is sent
     sender.send(finished=True)
     return code
+
+
+def _dies_with_its_parent() -> None:
+    """In the new process: nobody carries home what it does when this one has been killed."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
 def _lines(process: subprocess.Popen, every: Mapping[Callable[[], None], float]) -> Iterator[str]:
