@@ -68,7 +68,7 @@ def test_corpora_are_listed(capsys):
 
 def test_tasks_are_listed(capsys, monkeypatch):
     from concept_encoder.cli import show
-    from concept_encoder.data.task_table import TASKS
+    from concept_encoder.data.tasks.table import TASKS
 
     monkeypatch.setattr(show.console, "_width", 300)
     code, out, _ = run(capsys, "data", "tasks")

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from concept_encoder.data.tagging import TaggedExamples
-from concept_encoder.data.tasks import Examples, TaskData
+from concept_encoder.data.tasks.load import Examples, TaskData
+from concept_encoder.data.tasks.tagging import TaggedExamples
 from concept_encoder.errors import UserError
 from concept_encoder.evaluation.baselines import bag_of_words, baselines, majority
 from concept_encoder.evaluation.neural_baselines import BiLSTM

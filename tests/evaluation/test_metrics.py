@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, f1_score
 
-from concept_encoder.data.task_table import TASKS
+from concept_encoder.data.tasks.table import TASKS
 from concept_encoder.errors import UserError
 from concept_encoder.evaluation.metrics import (
     METRICS,

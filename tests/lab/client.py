@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from concept_encoder.lab.local import LocalEngine
+from concept_encoder.lab.engines.local import LocalEngine
 from concept_encoder.lab.plan import load_plan
 from concept_encoder.lab.runs import expand
 from concept_encoder.lab.scheduler import Scheduler

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from concept_encoder.lab.local import LocalEngine
+from concept_encoder.lab.engines.local import LocalEngine
 from concept_encoder.lab.plan import Plan, load_plan
 from concept_encoder.lab.runs import expand
 from concept_encoder.lab.scheduler import Scheduler

@@ -4,9 +4,9 @@ import os
 import sys
 from pathlib import Path
 
+from concept_encoder.lab.engines.ray_jobs import Places, RayEngine
+from concept_encoder.lab.engines.ray_server import RayServer
 from concept_encoder.lab.plan import load_plan
-from concept_encoder.lab.ray_jobs import Places, RayEngine
-from concept_encoder.lab.ray_server import RayServer
 from concept_encoder.lab.runs import expand
 from concept_encoder.lab.scheduler import Scheduler
 from concept_encoder.lab.store import Store

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from concept_encoder.cli.main import main
-from concept_encoder.lab.local import LocalEngine
+from concept_encoder.lab.engines.local import LocalEngine
 from concept_encoder.lab.plan import load_plan
 from concept_encoder.lab.runs import expand
 from concept_encoder.lab.store import State, Store

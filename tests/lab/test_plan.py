@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from concept_encoder.errors import UserError
 from concept_encoder.lab.cost import cost
-from concept_encoder.lab.engine import Room
+from concept_encoder.lab.engines.engine import Room
 from concept_encoder.lab.gates import parse_gate
 from concept_encoder.lab.plan import load_plan
 from concept_encoder.lab.runs import expand

@@ -8,7 +8,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from concept_encoder.lab.engine import Engine, Job, JobStatus
+from concept_encoder.lab.engines.engine import Engine, Job, JobStatus
 from concept_encoder.lab.plan import load_plan
 from concept_encoder.lab.runs import expand
 from concept_encoder.lab.scheduler import Scheduler

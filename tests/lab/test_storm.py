@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from concept_encoder.lab.engines.supervise import start_time
 from concept_encoder.lab.store import FINAL, Store
-from concept_encoder.lab.supervise import start_time
 
 
 def random_plan(file: Path, runs: int, chance: random.Random) -> None:

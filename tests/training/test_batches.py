@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from concept_encoder.data.tagging import TaggedExamples
-from concept_encoder.data.tasks import Examples
+from concept_encoder.data.tasks.load import Examples
+from concept_encoder.data.tasks.tagging import TaggedExamples
 from concept_encoder.data.tokenizer import train_tokenizer
 from concept_encoder.errors import UserError
 from concept_encoder.training.batches import TaskCollator, text_lengths, tokenize_task

@@ -9,8 +9,8 @@ import torch
 from sklearn.metrics import accuracy_score, f1_score
 from transformers import AutoModelForTokenClassification
 
-from concept_encoder.data.tagging import TaggedExamples
-from concept_encoder.data.tasks import load_task
+from concept_encoder.data.tasks.load import load_task
+from concept_encoder.data.tasks.tagging import TaggedExamples
 from concept_encoder.data.tokenizer import load_tokenizer, train_tokenizer
 from concept_encoder.errors import UserError
 from concept_encoder.evaluation.baselines import baselines

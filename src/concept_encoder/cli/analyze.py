@@ -45,7 +45,7 @@ def command(checkpoint: str, task: tuple[str, ...], texts: str | None, text_colu
     from concept_encoder.analysis.subject import load_subject
     from concept_encoder.analysis.words import tag_texts
     from concept_encoder.cli.show import progress, show_table
-    from concept_encoder.data.conllu import read_conllu
+    from concept_encoder.data.tasks.conllu import read_conllu
 
     subject = load_subject(checkpoint, states)
     folder = _writable(Path(output) if output else Path(checkpoint) / "analysis")
@@ -84,7 +84,7 @@ def material_of(
     from concept_encoder.analysis.material import Material, held_out_material
     from concept_encoder.data import quickstart
     from concept_encoder.data.sources import read_texts
-    from concept_encoder.data.tasks import TaskConfig
+    from concept_encoder.data.tasks.load import TaskConfig
     from concept_encoder.errors import UserError
     from concept_encoder.settings import from_mapping, parse_overrides, set_fields
 

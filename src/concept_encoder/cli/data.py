@@ -52,7 +52,7 @@ def corpora() -> None:
 def tasks() -> None:
     """List the tasks that data.task and `probe --task` may call by name, with the sizes of the official splits."""
     from concept_encoder.cli.show import show_table
-    from concept_encoder.data.task_table import TASKS
+    from concept_encoder.data.tasks.table import TASKS
 
     rows: list[list[Any]] = [
         [

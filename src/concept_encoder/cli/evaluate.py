@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from concept_encoder.data.task_table import SUITES
+from concept_encoder.data.tasks.table import SUITES
 
 if TYPE_CHECKING:
     from concept_encoder.evaluation.evaluate import Evaluation
@@ -137,7 +137,7 @@ def _run(evaluation: "Evaluation", more_baselines: Sequence[str]) -> None:
     import gc
     import json
 
-    from concept_encoder.data.tasks import TaskConfig, TaskData, load_task
+    from concept_encoder.data.tasks.load import TaskConfig, TaskData, load_task
     from concept_encoder.evaluation.baselines import baselines
     from concept_encoder.evaluation.metrics import scorer
     from concept_encoder.evaluation.outcome import ABOUT, record_of

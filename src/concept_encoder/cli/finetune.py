@@ -14,7 +14,7 @@ def command(recipe: str, overrides: tuple[str, ...]) -> None:
     data.text=tokens data.label=upos).
     """
     from concept_encoder.cli.show import show_scores
-    from concept_encoder.data.tasks import load_task
+    from concept_encoder.data.tasks.load import load_task
     from concept_encoder.evaluation.baselines import baselines
     from concept_encoder.evaluation.metrics import scorer
     from concept_encoder.training.finetune import FinetuneRecipe, finetune

@@ -61,7 +61,7 @@ def check(
     from concept_encoder.cli.plan_check import check_recipes, measured_rates, size_table
     from concept_encoder.cli.show import show_table
     from concept_encoder.lab.cost import cost
-    from concept_encoder.lab.engines import open_engine
+    from concept_encoder.lab.engines.table import open_engine
     from concept_encoder.lab.plan import load_plan
     from concept_encoder.lab.runs import expand
 
@@ -109,7 +109,7 @@ def run(
     """
     from concept_encoder.cli.plan_check import check_recipes
     from concept_encoder.lab.cost import cost
-    from concept_encoder.lab.engines import engine_name, open_engine
+    from concept_encoder.lab.engines.table import engine_name, open_engine
     from concept_encoder.lab.plan import load_plan
     from concept_encoder.lab.runs import expand
     from concept_encoder.lab.scheduler import Scheduler
@@ -176,7 +176,7 @@ def _stop_here(plan: str, kept: Any) -> None:
     """Carry out the requests when nobody schedules."""
     import time
 
-    from concept_encoder.lab.engines import open_engine
+    from concept_encoder.lab.engines.table import open_engine
     from concept_encoder.lab.plan import load_plan
     from concept_encoder.lab.runs import expand
     from concept_encoder.lab.scheduler import Scheduler

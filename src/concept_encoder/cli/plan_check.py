@@ -105,7 +105,7 @@ def _parameters(config: Any) -> int:
 
 
 def _finetuning(run: Run, opened: set[str] | None) -> None:
-    from concept_encoder.data.tasks import load_task
+    from concept_encoder.data.tasks.load import load_task
     from concept_encoder.training.classifiers import find_checkpoint
     from concept_encoder.training.finetune import FinetuneRecipe
 

@@ -30,8 +30,8 @@ def hosts() -> None:
 def check(file: str) -> None:
     """What every host has, and what it lacks. Exit code 1 when one lacks something."""
     from concept_encoder.cli.show import show_table
-    from concept_encoder.lab.cluster import Cluster
-    from concept_encoder.lab.hosts import load_hosts
+    from concept_encoder.lab.hosts.cluster import Cluster
+    from concept_encoder.lab.hosts.hosts_file import load_hosts
 
     rows, wrong = [], []
     for host, found, missing in Cluster(load_hosts(file)).check():
@@ -55,8 +55,8 @@ def check(file: str) -> None:
 @click.option("--wheel", type=click.Path(), help="Of this project.  [default: built from this checkout]")
 def install(file: str, wheel: str | None) -> None:
     """Install this project and Ray into a virtual environment on every host, or bring them up to date there."""
-    from concept_encoder.lab.cluster import Cluster, build_wheel
-    from concept_encoder.lab.hosts import load_hosts
+    from concept_encoder.lab.hosts.cluster import Cluster, build_wheel
+    from concept_encoder.lab.hosts.hosts_file import load_hosts
 
     loaded = load_hosts(file)
     if loaded.environment is not None:
@@ -74,8 +74,8 @@ def install(file: str, wheel: str | None) -> None:
 @_file
 def up(file: str) -> None:
     """Bring the hosts up as one cluster; what is missing there is installed first. Again: what is down comes up."""
-    from concept_encoder.lab.cluster import Cluster, build_wheel
-    from concept_encoder.lab.hosts import load_hosts
+    from concept_encoder.lab.hosts.cluster import Cluster, build_wheel
+    from concept_encoder.lab.hosts.hosts_file import load_hosts
 
     loaded = load_hosts(file)
     cluster = Cluster(loaded)
@@ -92,7 +92,7 @@ def up(file: str) -> None:
 @_file
 def down(file: str) -> None:
     """Stop the cluster on every host, also a half-started one. Runs that go on there end; their checkpoints stay."""
-    from concept_encoder.lab.cluster import Cluster
-    from concept_encoder.lab.hosts import load_hosts
+    from concept_encoder.lab.hosts.cluster import Cluster
+    from concept_encoder.lab.hosts.hosts_file import load_hosts
 
     Cluster(load_hosts(file)).down(lambda line: click.echo(line, err=True))

@@ -6,8 +6,8 @@ from typing import Any
 
 import click
 
-from concept_encoder.data.minimal_pairs import BLIMP
-from concept_encoder.data.task_table import TASKS
+from concept_encoder.data.tasks.minimal_pairs import BLIMP
+from concept_encoder.data.tasks.table import TASKS
 
 Step = Callable[[str, int, int], None]
 Found = dict[str, Any]
@@ -67,8 +67,8 @@ def command(checkpoint: str, output: str | None, **options: Any) -> None:
 
 def _blimp(checkpoint: str, options: Found, step: Step) -> Found:
     from concept_encoder.cli.show import show_table
-    from concept_encoder.data.minimal_pairs import read_minimal_pairs
-    from concept_encoder.evaluation.minimal_pairs import score_minimal_pairs
+    from concept_encoder.data.tasks.minimal_pairs import read_minimal_pairs
+    from concept_encoder.evaluation.probes.minimal_pairs import score_minimal_pairs
     from concept_encoder.model.loading import load_masked_lm
 
     paradigms = read_minimal_pairs(options["pairs"], options["max_pairs"])
@@ -90,7 +90,7 @@ def _blimp(checkpoint: str, options: Found, step: Step) -> Found:
 def _perplexity(checkpoint: str, options: Found, step: Step) -> Found:
     from concept_encoder.cli.analyze import material_of
     from concept_encoder.cli.show import show_table
-    from concept_encoder.evaluation.perplexity import pseudo_perplexity
+    from concept_encoder.evaluation.probes.perplexity import pseudo_perplexity
     from concept_encoder.model.loading import load_masked_lm
 
     read = material_of(checkpoint, (), options["texts"], options["text_column"], options["split"], options["max_texts"])
@@ -108,7 +108,7 @@ def _perplexity(checkpoint: str, options: Found, step: Step) -> Found:
 
 
 def _sts(checkpoint: str, options: Found, step: Step) -> Found:
-    from concept_encoder.evaluation.frozen_probes import SIMILARITY_TASKS, similarity, word_overlap
+    from concept_encoder.evaluation.probes.linear import SIMILARITY_TASKS, similarity, word_overlap
 
     tasks = [_task(name, options) for name in SIMILARITY_TASKS]
     encoder = _frozen(checkpoint, options, step)
@@ -121,7 +121,7 @@ def _sts(checkpoint: str, options: Found, step: Step) -> Found:
 
 def _linear(checkpoint: str, options: Found, step: Step) -> Found:
     from concept_encoder.evaluation.baselines import baselines
-    from concept_encoder.evaluation.frozen_probes import linear_probe
+    from concept_encoder.evaluation.probes.linear import linear_probe
 
     tasks = [_task(name, options) for name in dict.fromkeys(options["tasks"])]
     encoder = _frozen(checkpoint, options, step)
@@ -145,7 +145,7 @@ def _mteb(checkpoint: str, options: Found, step: Step) -> Found:
     for package in ("sentence_transformers", "mteb"):
         if find_spec(package) is None:
             raise UserError(f'--mteb: {package} is not installed; pip install "concept-encoder[mteb]"')
-    from concept_encoder.evaluation.mteb_tasks import embedding_model, score_mteb, tasks_named
+    from concept_encoder.evaluation.probes.mteb_tasks import embedding_model, score_mteb, tasks_named
 
     tasks = tasks_named(list(options["mteb"]))
     found = score_mteb(embedding_model(checkpoint), tasks)
@@ -158,7 +158,7 @@ PROBES = {"blimp": _blimp, "perplexity": _perplexity, "sts": _sts}
 
 
 def _frozen(checkpoint: str, options: Found, step: Step) -> "Frozen":  # noqa: F821
-    from concept_encoder.evaluation.frozen_probes import Frozen
+    from concept_encoder.evaluation.probes.linear import Frozen
     from concept_encoder.model.loading import load_encoder
 
     model = load_encoder(checkpoint).to(options["device"])
@@ -174,7 +174,7 @@ def _tokenizer(checkpoint: str) -> "PreTrainedTokenizerFast":  # noqa: F821
 
 
 def _task(name: str, options: Found) -> "TaskData":  # noqa: F821
-    from concept_encoder.data.tasks import TaskConfig, load_task
+    from concept_encoder.data.tasks.load import TaskConfig, load_task
     from concept_encoder.settings import from_mapping
 
     return load_task(from_mapping(TaskConfig, {"task": name, "max_examples": options["max_examples"]}, "data"))

@@ -8,7 +8,7 @@ import click
 
 if TYPE_CHECKING:
     from concept_encoder.data.packing import PreparedCorpus
-    from concept_encoder.data.tasks import TaskData
+    from concept_encoder.data.tasks.load import TaskData
 
 Results = dict[str, dict[str, Any]]
 
@@ -51,7 +51,7 @@ def command(output: str, short: bool) -> None:
     Leaves a report.html in the output folder.
     """
     from concept_encoder.cli.show import console, show_pretraining, show_scores, show_table
-    from concept_encoder.data.tasks import TaskConfig, load_task
+    from concept_encoder.data.tasks.load import TaskConfig, load_task
 
     started = time.perf_counter()
     folder = Path(output)

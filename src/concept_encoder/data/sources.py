@@ -32,8 +32,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from huggingface_hub import is_offline_mode
 
-from concept_encoder.data.conllu import sentence_rows
 from concept_encoder.data.hub import check_hub
+from concept_encoder.data.tasks.conllu import sentence_rows
 from concept_encoder.errors import UserError, nearest
 
 DATA_ROOT = "CONCEPT_ENCODER_DATA_ROOT"

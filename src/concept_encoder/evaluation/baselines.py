@@ -9,7 +9,7 @@ from scipy import sparse
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression, Ridge
 
-from concept_encoder.data.tasks import Examples, TaskData
+from concept_encoder.data.tasks.load import Examples, TaskData
 from concept_encoder.errors import UserError, nearest
 from concept_encoder.evaluation.metrics import compute_all, scorer
 from concept_encoder.evaluation.neural_baselines import WORDS, BiLSTM, MeanOfWords, learn_and_predict

@@ -7,7 +7,7 @@ import numpy as np
 from scipy import stats
 from sklearn import metrics
 
-from concept_encoder.data.tasks import TaskData
+from concept_encoder.data.tasks.load import TaskData
 from concept_encoder.errors import UserError, nearest
 
 Numbers = Sequence[float] | np.ndarray

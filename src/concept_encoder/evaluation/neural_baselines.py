@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence, pad_sequence
 
-from concept_encoder.data.tasks import Examples, TaskData
+from concept_encoder.data.tasks.load import Examples, TaskData
 
 WORDS = r"\w+|[^\w\s]"  # words, and each punctuation mark
 PADDING, UNKNOWN = 0, 1

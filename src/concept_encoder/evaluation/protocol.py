@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from concept_encoder.data.task_table import TASKS
+from concept_encoder.data.tasks.table import TASKS
 from concept_encoder.errors import UserError, nearest
 from concept_encoder.model.pooling import CLASSIFIER_HEADS
 from concept_encoder.records import FREE_TO_CHANGE

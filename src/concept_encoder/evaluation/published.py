@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from concept_encoder.data.task_table import TASKS
+from concept_encoder.data.tasks.table import TASKS
 from concept_encoder.errors import UserError, nearest
 
 

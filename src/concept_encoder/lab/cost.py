@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from graphlib import TopologicalSorter
 
 from concept_encoder.errors import UserError
-from concept_encoder.lab.engine import Room
+from concept_encoder.lab.engines.engine import Room
 from concept_encoder.lab.plan import Plan
 from concept_encoder.lab.runs import Run
 

@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from concept_encoder.lab.early import hopeless, reason_to_stop
-from concept_encoder.lab.engine import Engine, Job, JobStatus
+from concept_encoder.lab.engines.engine import Engine, Job, JobStatus
 from concept_encoder.lab.failures import Failure, diagnose
 from concept_encoder.lab.progress import MetricsTail, figures, steps_in_log
 from concept_encoder.lab.readiness import Readiness

@@ -136,7 +136,7 @@ def reports(verb: Verb, sections: Mapping[str, Any], metric: str) -> bool:
         return len(given) == 3 and all(part in parts for part, parts in zip(given, asked))
     if verb.name not in ("finetune", "evaluate"):
         return "." in metric  # a path into the record
-    from concept_encoder.data.task_table import SUITES, TASKS
+    from concept_encoder.data.tasks.table import SUITES, TASKS
 
     if verb.name == "evaluate":
         options = sections.get("options") or {}

@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerBase
 
-from concept_encoder.data.tagging import TaggedExamples, tokenize_tagged
-from concept_encoder.data.tasks import Examples, tokenize_examples
+from concept_encoder.data.tasks.load import Examples, tokenize_examples
+from concept_encoder.data.tasks.tagging import TaggedExamples, tokenize_tagged
 from concept_encoder.errors import UserError
 from concept_encoder.model.losses import IGNORE
 

@@ -21,7 +21,7 @@ from transformers import (
 )
 
 from concept_encoder.data.hub import check_hub
-from concept_encoder.data.tasks import TaskData
+from concept_encoder.data.tasks.load import TaskData
 from concept_encoder.data.tokenizer import load_tokenizer, longest_text
 from concept_encoder.errors import UserError
 from concept_encoder.model import (

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from concept_encoder.errors import UserError
 from concept_encoder.evaluation.controls import controls_of
-from concept_encoder.evaluation.pseudo_likelihood import Likelihood, Progress, different, pseudo_log_likelihoods
+from concept_encoder.evaluation.probes.pseudo_likelihood import Likelihood, Progress, different, pseudo_log_likelihoods
 
 
 def pseudo_perplexity(

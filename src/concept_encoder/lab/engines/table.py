@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from concept_encoder.errors import UserError, nearest
-from concept_encoder.lab.engine import Engine
+from concept_encoder.lab.engines.engine import Engine
 from concept_encoder.settings import load_yaml
 
 
@@ -26,7 +26,7 @@ class Asked:
 
 
 def _local(asked: Asked) -> Engine:
-    from concept_encoder.lab.local import LocalEngine
+    from concept_encoder.lab.engines.local import LocalEngine
 
     if asked.file is not None:
         raise UserError(f"--on local:{asked.file}: the local engine has no settings; use --slots and --gpus")
@@ -34,7 +34,7 @@ def _local(asked: Asked) -> Engine:
 
 
 def _slurm(asked: Asked) -> Engine:
-    from concept_encoder.lab.slurm import SlurmEngine
+    from concept_encoder.lab.engines.slurm import SlurmEngine
 
     if asked.gpus is not None:
         raise UserError("--gpus: Slurm has them; the plan's resources say how many a run gets")
@@ -42,14 +42,14 @@ def _slurm(asked: Asked) -> Engine:
 
 
 def _ray(asked: Asked) -> Engine:
-    from concept_encoder.lab.ray_jobs import Places, RayEngine
-    from concept_encoder.lab.ray_server import RayServer
+    from concept_encoder.lab.engines.ray_jobs import Places, RayEngine
+    from concept_encoder.lab.engines.ray_server import RayServer
 
     if asked.file is None:
         address = os.environ.get("RAY_API_SERVER_ADDRESS", "http://127.0.0.1:8265")  # Ray's own name and default
         return RayEngine(RayServer(lambda: address), slots=asked.slots, gpus=asked.gpus)
-    from concept_encoder.lab.cluster import Cluster
-    from concept_encoder.lab.hosts import load_hosts
+    from concept_encoder.lab.hosts.cluster import Cluster
+    from concept_encoder.lab.hosts.hosts_file import load_hosts
 
     hosts = load_hosts(asked.file)
     cluster = Cluster(hosts)

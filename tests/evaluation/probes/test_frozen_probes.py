@@ -6,12 +6,12 @@ import torch
 from cases import SMALL
 from transformers import BertConfig, BertModel
 
-from concept_encoder.data.tagging import TaggedExamples
-from concept_encoder.data.tasks import Examples, TaskData
+from concept_encoder.data.tasks.load import Examples, TaskData
+from concept_encoder.data.tasks.tagging import TaggedExamples
 from concept_encoder.data.tokenizer import train_tokenizer
 from concept_encoder.errors import UserError
-from concept_encoder.evaluation.frozen import embed
-from concept_encoder.evaluation.frozen_probes import Frozen, linear_probe, similarity, word_overlap
+from concept_encoder.evaluation.probes.frozen import embed
+from concept_encoder.evaluation.probes.linear import Frozen, linear_probe, similarity, word_overlap
 from concept_encoder.model import ConceptEncoderModel, preset_config
 from concept_encoder.model.loading import load_encoder
 

@@ -15,13 +15,13 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from concept_encoder.data.tasks import Examples, TaskData
+from concept_encoder.data.tasks.load import Examples, TaskData
 from concept_encoder.errors import UserError
 from concept_encoder.evaluation.baselines import WORDS, Scores
 from concept_encoder.evaluation.controls import Control, controls_of
-from concept_encoder.evaluation.frozen import States, embed
 from concept_encoder.evaluation.metrics import compute_all
-from concept_encoder.evaluation.pseudo_likelihood import Progress
+from concept_encoder.evaluation.probes.frozen import States, embed
+from concept_encoder.evaluation.probes.pseudo_likelihood import Progress
 
 SIMILARITY_TASKS = ("stsb", "sick-relatedness")
 STRENGTHS = (0.001, 0.01, 0.1, 1.0)  # C of the logistic regression

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from concept_encoder.data.tokenizer import longest_text
 from concept_encoder.errors import UserError
 from concept_encoder.evaluation.controls import Control, intervention
-from concept_encoder.evaluation.pseudo_likelihood import TOKENS, Progress
+from concept_encoder.evaluation.probes.pseudo_likelihood import TOKENS, Progress
 from concept_encoder.model import ConceptEncoderModel
 from concept_encoder.model.pooling import CLASSIFIER_HEADS, masked_mean
 from concept_encoder.model.streams import Intervention

@@ -14,10 +14,10 @@ import yaml
 
 from concept_encoder.cli.main import main
 from concept_encoder.errors import UserError
-from concept_encoder.lab.cluster import Cluster, lacks
-from concept_encoder.lab.engines import open_engine
-from concept_encoder.lab.hosts import Host, Hosts, load_hosts
-from concept_encoder.lab.ssh import Ssh
+from concept_encoder.lab.engines.table import open_engine
+from concept_encoder.lab.hosts.cluster import Cluster, lacks
+from concept_encoder.lab.hosts.hosts_file import Host, Hosts, load_hosts
+from concept_encoder.lab.hosts.ssh import Ssh
 
 
 def write(where: Path, **fields) -> Path:
@@ -299,7 +299,7 @@ def test_hosts_come_up_run_a_plan_and_go_down(two, call, tmp_path, write_plan, m
     pytest.importorskip("ray", reason='needs Ray: pip install -e ".[ray]"')
     from concept_encoder.lab import scheduler
 
-    fake = (sys.executable, "-S", "-E", str(Path(__file__).with_name("fake.py")))
+    fake = (sys.executable, "-S", "-E", str(Path(__file__).parents[1] / "fake.py"))
     monkeypatch.setattr(scheduler, "PROGRAM", fake)
     file, store = two.hosts(tmp_path), tmp_path / "store"
     try:

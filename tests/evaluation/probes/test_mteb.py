@@ -38,7 +38,7 @@ def tiny_task():
 
 @pytest.mark.parametrize("preset", ["woven", "bert"])
 def test_a_checkpoint_beside_random_vectors(tmp_path, preset):
-    from concept_encoder.evaluation.mteb_tasks import embedding_model, score_mteb
+    from concept_encoder.evaluation.probes.mteb_tasks import embedding_model, score_mteb
 
     torch.manual_seed(0)
     ConceptEncoderForMaskedLM(preset_config(preset, 2, **SMALL)).save_pretrained(tmp_path)
@@ -50,7 +50,7 @@ def test_a_checkpoint_beside_random_vectors(tmp_path, preset):
 
 
 def test_unknown_tasks_are_answered_with_near_ones():
-    from concept_encoder.evaluation.mteb_tasks import tasks_named
+    from concept_encoder.evaluation.probes.mteb_tasks import tasks_named
 
     with pytest.raises(UserError, match="mteb: no task 'STS1234'; did you mean"):
         tasks_named(["STS1234"])

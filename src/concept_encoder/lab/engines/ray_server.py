@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from concept_encoder.errors import UserError
-from concept_encoder.lab.carried import Receiver
+from concept_encoder.lab.engines.carried import Receiver
 
 _ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
 _FRESH = 2.0  # seconds that an answer about a job or the nodes is used again

@@ -3,8 +3,8 @@
 import pytest
 
 from concept_encoder.errors import UserError
-from concept_encoder.lab.engine import Room
-from concept_encoder.lab.engines import ENGINES, engine_name, open_engine
+from concept_encoder.lab.engines.engine import Room
+from concept_encoder.lab.engines.table import ENGINES, engine_name, open_engine
 from concept_encoder.lab.store import State, Store
 
 

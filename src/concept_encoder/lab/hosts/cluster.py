@@ -20,11 +20,11 @@ from typing import Any
 
 import concept_encoder
 from concept_encoder.errors import UserError
-from concept_encoder.lab import remote
-from concept_encoder.lab.hosts import PORTS, Host, Hosts
+from concept_encoder.lab.engines.ray_server import RayServer
+from concept_encoder.lab.hosts import remote
+from concept_encoder.lab.hosts.hosts_file import PORTS, Host, Hosts
+from concept_encoder.lab.hosts.ssh import Ssh, free_port
 from concept_encoder.lab.progress import duration
-from concept_encoder.lab.ray_server import RayServer
-from concept_encoder.lab.ssh import Ssh, free_port
 
 _CLOCK = 30  # seconds that a host's clock may be off: times of metrics decide about budgets
 _DISK = 10 * 2**30  # bytes for an environment with torch and some checkpoints

@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 
 from concept_encoder.errors import UserError
-from concept_encoder.lab.engine import Job, JobStatus
+from concept_encoder.lab.engines.engine import Job, JobStatus
 
 pytest.importorskip("submitit")
-from concept_encoder.lab.slurm import SlurmEngine
-from concept_encoder.lab.supervise import start_time
+from concept_encoder.lab.engines.slurm import SlurmEngine
+from concept_encoder.lab.engines.supervise import start_time
 
 
 def engine(**options) -> SlurmEngine:
@@ -58,8 +58,8 @@ def test_the_job_outlives_the_client_and_is_found_again(tmp_path):
     client = textwrap.dedent(f"""
         import os, signal, sys, time
         from pathlib import Path
-        from concept_encoder.lab.engine import Job
-        from concept_encoder.lab.slurm import SlurmEngine
+        from concept_encoder.lab.engines.engine import Job
+        from concept_encoder.lab.engines.slurm import SlurmEngine
         job = Job(Path({str(it.folder)!r}), {list(it.command)!r}, Path({str(it.output)!r}))
         SlurmEngine(cluster="local").submit(job)
         os.kill(os.getpid(), signal.SIGKILL)

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from concept_encoder.cores import usable_cores
-from concept_encoder.lab import supervise
-from concept_encoder.lab.engine import Engine, Job, JobStatus, Room
+from concept_encoder.lab.engines import supervise
+from concept_encoder.lab.engines.engine import Engine, Job, JobStatus, Room
 from concept_encoder.records import write_atomically
 
 _FIRMNESS = ((0.0, signal.SIGINT), (20.0, signal.SIGTERM), (30.0, signal.SIGKILL))  # seconds after the first `stop`

@@ -11,12 +11,13 @@ from typing import Any
 import datasets
 from transformers import PreTrainedTokenizerFast
 
-from concept_encoder.data import quickstart, tagging
-from concept_encoder.data.labels import ClassNumbers, class_value
+from concept_encoder.data import quickstart
 from concept_encoder.data.sources import Row, read_table
 from concept_encoder.data.split import is_held_out, share
-from concept_encoder.data.tagging import TaggedExamples, TaggedRecord
-from concept_encoder.data.task_table import TASKS, Kind, Task
+from concept_encoder.data.tasks import tagging
+from concept_encoder.data.tasks.labels import ClassNumbers, class_value
+from concept_encoder.data.tasks.table import TASKS, Kind, Task
+from concept_encoder.data.tasks.tagging import TaggedExamples, TaggedRecord
 from concept_encoder.errors import UserError, nearest
 
 logger = logging.getLogger(__name__)

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from concept_encoder.lab.engine import Job
-from concept_encoder.lab.local import LocalEngine
-from concept_encoder.lab.supervise import start_time
+from concept_encoder.lab.engines.engine import Job
+from concept_encoder.lab.engines.local import LocalEngine
+from concept_encoder.lab.engines.supervise import start_time
 from concept_encoder.lab.verbs import PROGRAM, VERBS, command_line
 
 

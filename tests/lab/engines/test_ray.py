@@ -14,10 +14,10 @@ import pytest
 
 from concept_encoder.errors import UserError
 from concept_encoder.lab.cost import cost
-from concept_encoder.lab.engine import Job
+from concept_encoder.lab.engines.engine import Job
+from concept_encoder.lab.engines.ray_jobs import Places, RayEngine
+from concept_encoder.lab.engines.ray_server import NoAnswer, Node, RayJob, RayServer
 from concept_encoder.lab.plan import load_plan
-from concept_encoder.lab.ray_jobs import Places, RayEngine
-from concept_encoder.lab.ray_server import NoAnswer, Node, RayJob, RayServer
 from concept_encoder.lab.runs import expand
 
 SMALL = ("--object-store-memory=80000000", "--disable-usage-stats")
@@ -295,7 +295,7 @@ def test_a_lost_node_is_tried_again_and_a_killed_client_found_again(cluster, wri
         {"id": "cpu", "seeds": [0, 1], "overrides": waits},
         {"id": "next", "verb": "finetune", "overrides": {"model.checkpoint": {"run": "gpu"}, "data.task": "mnli"}},
     )
-    words = [sys.executable, str(Path(__file__).with_name("ray_client.py")), str(file)]
+    words = [sys.executable, str(Path(__file__).parents[1] / "ray_client.py"), str(file)]
     client = subprocess.Popen([*words, str(tmp_path / "store"), str(tmp_path / "hosts")])
     try:
         until(lambda: len(list(tmp_path.glob("store/runs/*/metrics.jsonl"))) == 3 or client.poll() is not None)

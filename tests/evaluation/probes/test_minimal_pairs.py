@@ -6,12 +6,12 @@ import torch
 from cases import SMALL, small
 from transformers import BertConfig, BertForMaskedLM, BertModel
 
-from concept_encoder.data.minimal_pairs import Pair, read_minimal_pairs
+from concept_encoder.data.tasks.minimal_pairs import Pair, read_minimal_pairs
 from concept_encoder.data.tokenizer import train_tokenizer
 from concept_encoder.errors import UserError
-from concept_encoder.evaluation.minimal_pairs import score_minimal_pairs
-from concept_encoder.evaluation.perplexity import pseudo_perplexity
-from concept_encoder.evaluation.pseudo_likelihood import pseudo_log_likelihoods
+from concept_encoder.evaluation.probes.minimal_pairs import score_minimal_pairs
+from concept_encoder.evaluation.probes.perplexity import pseudo_perplexity
+from concept_encoder.evaluation.probes.pseudo_likelihood import pseudo_log_likelihoods
 from concept_encoder.model import ConceptEncoderForMaskedLM, preset_config
 from concept_encoder.model.loading import load_masked_lm
 

@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from concept_encoder.lab.carried import MARK, PIECE, Receiver, exit_line, is_plain, pieces
-from concept_encoder.lab.on_host import VARIABLE, Sender, packed
-from concept_encoder.lab.storage import Storage
-from concept_encoder.lab.supervise import start_time
+from concept_encoder.lab.engines.carried import MARK, PIECE, Receiver, exit_line, is_plain, pieces
+from concept_encoder.lab.engines.on_host import VARIABLE, Sender, packed
+from concept_encoder.lab.engines.storage import Storage
+from concept_encoder.lab.engines.supervise import start_time
 
 METRICS = "".join(json.dumps({"step": i, "loss": 1 / (i + 1)}) + "\n" for i in range(40)).encode()
 REPORT = bytes(range(256)) * (3 * PIECE // 256)
@@ -87,7 +87,7 @@ def job(folder: Path, code: str, *words: str, **more) -> dict:
 def run(job: dict) -> tuple[int, str]:
     environment = {**os.environ, VARIABLE: packed(job), "RAY_AUTH_TOKEN": "of no concern to a run"}
     found = subprocess.run(
-        [sys.executable, "-m", "concept_encoder.lab.on_host"], env=environment, capture_output=True, text=True
+        [sys.executable, "-m", "concept_encoder.lab.engines.on_host"], env=environment, capture_output=True, text=True
     )
     return found.returncode, found.stdout
 
@@ -118,7 +118,7 @@ def test_a_run_dies_with_what_carries_it_home(tmp_path):
     """Else it would go on beside its next attempt."""
     code = "import os, sys, time; print(os.getpid(), flush=True); time.sleep(60)"
     environment = {**os.environ, VARIABLE: packed(job(tmp_path, code))}
-    command = [sys.executable, "-m", "concept_encoder.lab.on_host"]
+    command = [sys.executable, "-m", "concept_encoder.lab.engines.on_host"]
     process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
     pid = int(process.stdout.readline())
     assert start_time(pid)

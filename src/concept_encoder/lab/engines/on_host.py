@@ -1,6 +1,6 @@
 """What runs on a host in a job's place: it starts the command, and carries its log and small files home.
 
-    CONCEPT_ENCODER_JOB=… python -m concept_encoder.lab.on_host
+    CONCEPT_ENCODER_JOB=… python -m concept_encoder.lab.engines.on_host
 
 The job comes in one variable of the environment, as JSON in base64: no shell reads a word of it, and Ray, which puts
 values in the place of `$NAME`, finds none.
@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from concept_encoder.errors import UserError
-from concept_encoder.lab.carried import GROWING, MARK, exit_line, pieces
-from concept_encoder.lab.storage import Storage
+from concept_encoder.lab.engines.carried import GROWING, MARK, exit_line, pieces
+from concept_encoder.lab.engines.storage import Storage
 
 VARIABLE = "CONCEPT_ENCODER_JOB"
 LARGEST = 8 * 2**20  # bytes of a file that still counts as small

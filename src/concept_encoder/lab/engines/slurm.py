@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from concept_encoder.errors import UserError, nearest
-from concept_encoder.lab import supervise
-from concept_encoder.lab.engine import Engine, Job, JobStatus, Room
+from concept_encoder.lab.engines import supervise
+from concept_encoder.lab.engines.engine import Engine, Job, JobStatus, Room
 from concept_encoder.records import write_atomically
 
 _ALIVE = (

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from concept_encoder.errors import UserError
-from concept_encoder.lab import remote
 from concept_encoder.lab.failures import mask
+from concept_encoder.lab.hosts import remote
 
 _SECONDS = 8  # until a host counts as unreachable
 _OPTIONS = {

@@ -17,11 +17,11 @@ from typing import Any
 
 import concept_encoder
 from concept_encoder.errors import UserError
-from concept_encoder.lab.engine import Engine, Job, JobStatus, Room
+from concept_encoder.lab.engines.engine import Engine, Job, JobStatus, Room
+from concept_encoder.lab.engines.on_host import VARIABLE, packed
+from concept_encoder.lab.engines.ray_server import NoAnswer, RayJob, RayServer
+from concept_encoder.lab.engines.supervise import read
 from concept_encoder.lab.failures import mask
-from concept_encoder.lab.on_host import VARIABLE, packed
-from concept_encoder.lab.ray_server import NoAnswer, RayJob, RayServer
-from concept_encoder.lab.supervise import read
 from concept_encoder.lab.verbs import VERBS
 from concept_encoder.records import write_atomically
 
@@ -97,7 +97,7 @@ class RayEngine(Engine):
             self.server.submit(
                 self._id(job),
                 entrypoint=shlex.join(
-                    [self.places.python, "-m", "concept_encoder.lab.on_host"]
+                    [self.places.python, "-m", "concept_encoder.lab.engines.on_host"]
                 ),  # all that a shell sees
                 variables={VARIABLE: packed(self._content(job)), **_STOP},
                 module=Path(concept_encoder.__file__).parent,
