@@ -96,6 +96,8 @@ def main() -> None:
             found[name] = json.loads(finished.stdout.splitlines()[-1])
         else:
             print(f"{name}: does not run here ({finished.stderr.strip().splitlines()[-1][:100]})")
+    if "dense, fp32" not in found:
+        sys.exit("nothing to compare with: the dense fp32 loss does not fit here; give fewer --rows")
     first = found["dense, fp32"]
     exact = torch.tensor(first["gradient"])
     table = []

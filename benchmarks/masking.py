@@ -116,16 +116,24 @@ def seconds_a_step(tokens: int, repeats: int) -> float:
     return time_interleaved({"step": step}, [batch], torch.device("cpu"), repeats)["step"].median
 
 
+def _step(written: str) -> tuple[int, float | None]:
+    """`TOKENS` or `TOKENS=SECONDS`, at least a row of tokens and some time."""
+    tokens, _, seconds = written.partition("=")
+    found = int(tokens), float(seconds) if seconds else None
+    if found[0] < LENGTH or (found[1] is not None and not found[1] > 0):
+        raise argparse.ArgumentTypeError(f"{written!r}: {LENGTH} tokens or more, and seconds above 0")
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", nargs="+", default=["4096"], metavar="TOKENS[=SECONDS]")
+    parser.add_argument("--steps", nargs="+", type=_step, default=[(4096, None)], metavar="TOKENS[=SECONDS]")
     parser.add_argument("--rows", type=int, default=512)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--corpus", default="quickstart")
     parser.add_argument("--cache-dir", type=Path)
     options = parser.parse_args()
-    given = {int(tokens): seconds for tokens, _, seconds in (step.partition("=") for step in options.steps)}
-    steps = {tokens: float(seconds or seconds_a_step(tokens, options.repeats)) for tokens, seconds in given.items()}
+    steps = {tokens: seconds or seconds_a_step(tokens, options.repeats) for tokens, seconds in options.steps}
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore")
     corpus = prepare(
