@@ -10,7 +10,7 @@ import yaml
 from click.testing import CliRunner
 
 from concept_encoder.cli.finetune import command
-from concept_encoder.data.tasks.load import TaskConfig
+from concept_encoder.data.tasks.config import TaskConfig
 from concept_encoder.data.tokenizer import train_tokenizer
 from concept_encoder.errors import UserError
 from concept_encoder.evaluation.runs import read_runs

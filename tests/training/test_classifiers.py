@@ -84,7 +84,8 @@ def test_bert_is_fine_tuned_with_its_own_head(sections, bert, tmp_path, monkeypa
 
 
 def test_every_weight_but_the_head_is_the_checkpoints(sections, bert):
-    from concept_encoder.data.tasks.load import TaskConfig, load_task
+    from concept_encoder.data.tasks.config import TaskConfig
+    from concept_encoder.data.tasks.load import load_task
 
     task = load_task(TaskConfig(**sections["data"]))
     start = BertModel.from_pretrained(bert)

@@ -1,6 +1,7 @@
 """Lengths of real texts, in tokens: what the fine-tuning step is measured on."""
 
-from concept_encoder.data.tasks.load import TaskConfig, load_task, tokenize_examples
+from concept_encoder.data.tasks.config import TaskConfig
+from concept_encoder.data.tasks.load import load_task, tokenize_examples
 from concept_encoder.data.tokenizer import load_tokenizer, train_tokenizer
 
 

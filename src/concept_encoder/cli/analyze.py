@@ -84,7 +84,7 @@ def material_of(
     from concept_encoder.analysis.material import Material, held_out_material
     from concept_encoder.data import quickstart
     from concept_encoder.data.sources import read_texts
-    from concept_encoder.data.tasks.load import TaskConfig
+    from concept_encoder.data.tasks.config import TaskConfig
     from concept_encoder.errors import UserError
     from concept_encoder.settings import from_mapping, parse_overrides, set_fields
 

@@ -137,7 +137,8 @@ def _run(evaluation: "Evaluation", more_baselines: Sequence[str]) -> None:
     import gc
     import json
 
-    from concept_encoder.data.tasks.load import TaskConfig, TaskData, load_task
+    from concept_encoder.data.tasks.config import TaskConfig
+    from concept_encoder.data.tasks.load import TaskData, load_task
     from concept_encoder.evaluation.baselines import baselines
     from concept_encoder.evaluation.metrics import scorer
     from concept_encoder.evaluation.outcome import ABOUT, record_of

@@ -174,7 +174,8 @@ def _tokenizer(checkpoint: str) -> "PreTrainedTokenizerFast":  # noqa: F821
 
 
 def _task(name: str, options: Found) -> "TaskData":  # noqa: F821
-    from concept_encoder.data.tasks.load import TaskConfig, load_task
+    from concept_encoder.data.tasks.config import TaskConfig
+    from concept_encoder.data.tasks.load import load_task
     from concept_encoder.settings import from_mapping
 
     return load_task(from_mapping(TaskConfig, {"task": name, "max_examples": options["max_examples"]}, "data"))

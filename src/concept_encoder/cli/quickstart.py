@@ -51,7 +51,8 @@ def command(output: str, short: bool) -> None:
     Leaves a report.html in the output folder.
     """
     from concept_encoder.cli.show import console, show_pretraining, show_scores, show_table
-    from concept_encoder.data.tasks.load import TaskConfig, load_task
+    from concept_encoder.data.tasks.config import TaskConfig
+    from concept_encoder.data.tasks.load import load_task
 
     started = time.perf_counter()
     folder = Path(output)

@@ -17,7 +17,8 @@ import numpy as np
 from concept_encoder.data.corpus import DataConfig, LabelledTexts, open_documents
 from concept_encoder.data.shards import CorpusStatistics
 from concept_encoder.data.split import share
-from concept_encoder.data.tasks.load import TaskConfig, load_task
+from concept_encoder.data.tasks.config import TaskConfig
+from concept_encoder.data.tasks.load import load_task
 from concept_encoder.errors import UserError
 from concept_encoder.settings import from_mapping
 

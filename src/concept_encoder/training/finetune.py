@@ -11,7 +11,8 @@ import torch
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from concept_encoder.data.tasks.load import TaskConfig, TaskData, load_task
+from concept_encoder.data.tasks.config import TaskConfig
+from concept_encoder.data.tasks.load import TaskData, load_task
 from concept_encoder.errors import TrainingDiverged, UserError
 from concept_encoder.model.loading import list_checkpoints, resolve_checkpoint
 from concept_encoder.records import write_atomically

@@ -2,7 +2,8 @@ import json
 
 import pytest
 
-from concept_encoder.data.tasks.load import TaskConfig, load_task, tokenize_examples
+from concept_encoder.data.tasks.config import TaskConfig
+from concept_encoder.data.tasks.load import load_task, tokenize_examples
 from concept_encoder.data.tasks.table import TASKS
 from concept_encoder.data.tokenizer import train_tokenizer
 from concept_encoder.errors import UserError

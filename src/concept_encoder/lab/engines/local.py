@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 from concept_encoder.cores import usable_cores
@@ -84,13 +83,6 @@ class LocalEngine(Engine):
             return JobStatus.of_exit(ended) if ended else JobStatus("lost")
         self._running.setdefault(job.folder, supervise.read(job.folder / "job.json").get("gpus", []))
         return JobStatus("running")
-
-    def logs(self, job: Job) -> Iterator[str]:
-        try:
-            with open(job.folder / "log.txt", encoding="utf-8", errors="replace") as file:
-                yield from file
-        except FileNotFoundError:
-            return
 
     def stop(self, job: Job) -> None:
         asked = supervise.read(job.folder / "stop.json")

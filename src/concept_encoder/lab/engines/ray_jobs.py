@@ -10,7 +10,7 @@ import shlex
 import signal
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -176,13 +176,6 @@ class RayEngine(Engine):
         with open(job.folder / "log.txt", "a", encoding="utf-8") as log:
             log.write(f"error: Ray could not start it: {mask(' '.join(found.message.split())[-500:])}\n")
         return 2
-
-    def logs(self, job: Job) -> Iterator[str]:
-        try:
-            with open(job.folder / "log.txt", encoding="utf-8", errors="replace") as file:
-                yield from file
-        except FileNotFoundError:
-            return
 
     def stop(self, job: Job) -> None:
         id = read(job.folder / "job.json").get("id")
