@@ -111,13 +111,22 @@ def test_a_failed_task_is_named_and_the_exit_code_says_so(here, capsys, tmp_path
         (["WOVEN", "--task", "rte", "--set", "data.max_length=64"], "data.max_length is more than the 32 tokens"),
         (["WOVEN", "--task", "rte", "--reference", "bert-bas"], "no published row of that name"),
         (["WOVEN", "--task", "rte", "--twin", "nowhere"], "nowhere: no such checkpoint or run folder"),
+        (
+            ["WOVEN", "--task", "cola", "--head", "pair"],
+            "--head: pair encodes two texts apart, and no task here has two",
+        ),
+        (["WOVEN", "--set", "data.train=nowhere.csv"], "nowhere.csv: no such file"),
+        (["WOVEN", "--set", "data.train=TOPICS", "--set", "data.text=txt"], "no column 'txt'"),
+        (["WOVEN", "--task", "rte", "--output", "TOPICS", "--dry-run"], "topics.csv is a file; name a folder"),
+        (["WOVEN", "--task", "rte", "--seeds", "99999999999"], "99999999999 is not in the range"),
         (["WOVEN", "--task", "rte", "--output", "HERE"], "holds something else than an evaluation"),
     ],
 )
 def test_mistakes_get_one_line_and_exit_code_2(here, capsys, tmp_path, monkeypatch, words, message):
     monkeypatch.chdir(tmp_path)
     places = {"WOVEN": here / "woven", "BERT": here / "bert", "HERE": here}
-    code, _, err = run(capsys, "evaluate", *(places.get(word, word) for word in words))
+    words = [places.get(word, word.replace("TOPICS", str(here / "topics.csv"))) for word in words]
+    code, _, err = run(capsys, "evaluate", *words)
     assert code == 2
     assert message in err
     assert err.count("\n") == 1

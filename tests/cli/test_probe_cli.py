@@ -70,9 +70,12 @@ def test_a_foreign_masked_language_model_stands_beside(capsys, checkpoints, pair
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["nowhere"], "nowhere"),
+        (["nowhere"], "nowhere: no such checkpoint or run folder; for an id of the hub name a folder (--output)"),
+        (["PAIRS"], "agreement.csv: neither a checkpoint (no config.json) nor a run"),
+        (["HERE"], "neither a checkpoint (no config.json) nor a run"),  # said before the hub is asked for BLiMP
         (["WOVEN", "--pairs", "nowhere.csv"], "nowhere.csv: no such file"),
         (["WOVEN", "--pairs", "PAIRS", "--output", "PAIRS"], "agreement.csv is a file; name a folder"),
+        (["WOVEN", "--pairs", "PAIRS", "--output", "PAIRS/out"], "agreement.csv is a file; name a folder"),
         (["WOVEN", "--probe", "perplexity"], "says which texts were held out; give a file of texts (--texts FILE)"),
         (["WOVEN", "--probe", "perplexity", "--texts", "PAIRS", "--text-column", "x"], "no column 'x'"),
         (["WOVEN", "--probe", "blmp"], "'blmp' is not one of"),
@@ -84,8 +87,8 @@ def test_a_foreign_masked_language_model_stands_beside(capsys, checkpoints, pair
     ],
 )
 def test_mistakes_get_one_line_and_exit_code_2(capsys, checkpoints, pairs, arguments, message):
-    named = {"WOVEN": checkpoints / "woven", "PAIRS": pairs}
-    code, _, err = run(capsys, "probe", *(named.get(word, word) for word in arguments))
+    named = {"WOVEN": checkpoints / "woven", "PAIRS": pairs, "HERE": checkpoints}
+    code, _, err = run(capsys, "probe", *(named.get(word, word.replace("PAIRS", str(pairs))) for word in arguments))
     assert code == 2
     assert message in err
     assert err.startswith("error: ")

@@ -1,6 +1,5 @@
 """`concept-encoder analyze CHECKPOINT [data.field=value …]`."""
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -45,10 +44,11 @@ def command(checkpoint: str, task: tuple[str, ...], texts: str | None, text_colu
     from concept_encoder.analysis.subject import load_subject
     from concept_encoder.analysis.words import tag_texts
     from concept_encoder.cli.show import progress, show_table
+    from concept_encoder.cli.write_tables import writable_folder
     from concept_encoder.data.tasks.conllu import read_conllu
 
     subject = load_subject(checkpoint, states)
-    folder = _writable(Path(output) if output else Path(checkpoint) / "analysis")
+    folder = writable_folder(Path(output) if output else Path(checkpoint) / "analysis")
     other = _other(compare, states) if compare else None
     kind, _, pipeline = (tags or "").partition(":")
     sentences = read_conllu(tags)[:max_texts] if tags and kind != "spacy" else None
@@ -123,13 +123,3 @@ def _other(compare: str, states: str) -> "dict | Subject":
     if Path(compare).suffix == ".json" or (Path(compare) / "analysis.json").is_file():
         return read_analysis(compare)
     return load_subject(compare, "tokens" if states == "tokens" else None)
-
-
-def _writable(folder: Path) -> Path:
-    """The folder, when it can be made or written into: better said before the work than after it."""
-    from concept_encoder.errors import UserError
-
-    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    if not there.is_dir() or not os.access(there, os.W_OK):
-        raise UserError(f"--output: {folder} cannot be written; name a folder of yours")
-    return folder

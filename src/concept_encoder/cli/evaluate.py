@@ -22,7 +22,7 @@ if TYPE_CHECKING:
               help="A classifier head; each is a system of its own; may be repeated.  [via_decoder]")  # fmt: skip
 @click.option("--learning-rate", "rates", multiple=True, type=float,
               help="The grid, one rate at a time.  [3e-5, 1e-4, 3e-4, 1e-3]")  # fmt: skip
-@click.option("--seeds", default=5, type=click.IntRange(min=1), show_default=True, help="How many, from 0.")
+@click.option("--seeds", default=5, type=click.IntRange(1, 1000), show_default=True, help="How many, from 0.")
 @click.option("--mnli-first", is_flag=True, help="RTE, MRPC and STS-B once more from MNLI; reported apart.")
 @click.option("--twin", type=click.Path(), help="A checkpoint to evaluate in the same way, or its evaluation's folder.")
 @click.option("--baseline", "baseline", multiple=True, type=click.Choice(["cbow", "bilstm"]),
@@ -41,6 +41,7 @@ def command(checkpoint: str, output: str | None, twin: str | None, **options: An
     scored once. CHECKPOINT is a checkpoint or run, any transformers encoder (a folder or a hub id), or the folder of a
     finished evaluation, whose page is printed again. Interrupt the command and give it again: it goes on.
     """
+    from concept_encoder.cli.write_tables import writable_folder
     from concept_encoder.errors import UserError
     from concept_encoder.evaluation.outcome import ABOUT, read_record
     from concept_encoder.evaluation.published import published
@@ -67,7 +68,7 @@ def command(checkpoint: str, output: str | None, twin: str | None, **options: An
             raise UserError(f"--twin: {twin} holds no finished evaluation, and {checkpoint} is one already")
         _print(Path(checkpoint), read_record(Path(checkpoint)), options["reference"], beside)
         return
-    folder = Path(output or f"runs/evaluate-{Path(checkpoint).resolve().name}")
+    folder = writable_folder(Path(output or f"runs/evaluate-{Path(checkpoint).resolve().name}"))
     evaluations = []
     if twin and not (Path(twin) / ABOUT).is_file():
         evaluations.append(_evaluation(twin, folder.with_name(f"{folder.name}-twin"), options, of_twin=True))
@@ -121,14 +122,18 @@ def protocol_of(options: dict[str, Any], heads: tuple[str, ...], longest: int | 
 
 def _evaluation(checkpoint: str, folder: Path, options: dict[str, Any], of_twin: bool = False) -> "Evaluation":
     """Checked as a whole before anything is trained."""
+    from concept_encoder.data.tasks import TaskConfig, load_task
     from concept_encoder.evaluation.evaluate import Evaluation
     from concept_encoder.evaluation.protocol import content_of
+    from concept_encoder.settings import from_mapping
     from concept_encoder.training.classifiers import find_checkpoint, fitting_head, head_for, longest_input_of
 
     found = find_checkpoint(checkpoint)
     heads = [(fitting_head if of_twin else head_for)(found, head) for head in options["heads"] or (None,)]
     chosen = tuple(dict.fromkeys(heads) if of_twin else heads)
     protocol = protocol_of(options, chosen, longest_input_of(found))
+    if protocol.own_files:  # a wrong name or column is a mistake, not a run that failed
+        load_task(from_mapping(TaskConfig, protocol.sections(next(protocol.cells()))["data"], "data"))
     return Evaluation(folder, protocol, checkpoint, content_of(found), options["keep_checkpoints"])
 
 

@@ -46,14 +46,18 @@ def command(checkpoint: str, output: str | None, **options: Any) -> None:
     import torch
 
     from concept_encoder.cli.show import progress
+    from concept_encoder.cli.write_tables import writable_folder
     from concept_encoder.errors import UserError
+    from concept_encoder.model.loading import resolve_checkpoint
     from concept_encoder.records import write_atomically
 
-    folder = Path(output) if output else Path(checkpoint) / "probe"
-    if output is None and not Path(checkpoint).is_dir():
-        raise UserError(f"--output: {checkpoint} is no folder to write into; name one")
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"--output: {folder} is a file; name a folder")
+    if Path(checkpoint).exists():
+        resolve_checkpoint(checkpoint)  # before any data is asked for
+    elif output is None:
+        raise UserError(
+            f"{checkpoint}: no such checkpoint or run folder; for an id of the hub name a folder (--output)"
+        )
+    folder = writable_folder(Path(output) if output else Path(checkpoint) / "probe")
     if options["device"] == "cuda" and not torch.cuda.is_available():
         raise UserError("--device: no CUDA device is visible; use cpu")
     asked = [PROBES[name] for name in dict.fromkeys(options["probes"])]

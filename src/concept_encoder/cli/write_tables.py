@@ -1,5 +1,6 @@
 """Tables to a terminal or a file, in the format that was asked for."""
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -30,6 +31,16 @@ def check_output(kind: str | None, output: str | None) -> tuple[str, Path | None
     if kind == "terminal":
         raise UserError("--format: terminal goes to no file; choose markdown, html or latex")
     return kind or _SUFFIXES[file.suffix], file
+
+
+def writable_folder(folder: Path) -> Path:
+    """The folder, when it can be made or written into: better said before the work than after it."""
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not there.is_dir():
+        raise UserError(f"--output: {there} is a file; name a folder")
+    if not os.access(there, os.W_OK):
+        raise UserError(f"--output: {folder} cannot be written; name a folder of yours")
+    return folder
 
 
 def write_tables(

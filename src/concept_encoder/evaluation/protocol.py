@@ -80,6 +80,11 @@ class Protocol:
         ):
             if len(set(values)) < len(values):
                 raise UserError(f"{option}: {max(values, key=values.count)} is given twice")
+        for head in self.heads:
+            if _separate(head) and not any(map(self._has_pairs, self.tasks)):
+                raise UserError(
+                    f"--head: {head} encodes two texts apart, and no task here has two; choose another head"
+                )
         if self.mnli_first and not ("mnli" in self.tasks and set(AFTER_MNLI) & set(self.tasks)):
             raise UserError(f"--mnli-first: needs mnli and one of {', '.join(AFTER_MNLI)} among the tasks; add --task")
 
