@@ -51,8 +51,10 @@ def load_yaml(path: str | Path, kind: str = "recipe") -> dict[str, Any]:
         raise UserError(f"{where}: not valid YAML ({problem})") from None
     except (ValueError, RecursionError) as error:  # an impossible date; brackets without end
         raise UserError(f"{path}: not valid YAML ({str(error)[:80]})") from None
+    if content is None:
+        raise UserError(f"{path}: empty; a {kind} file holds `name: value`")
     if not isinstance(content, dict):
-        raise UserError(f"{path}: a {kind} is a mapping, found {type(content).__name__}")
+        raise UserError(f"{path}: a {kind} file holds `name: value`, found {str(content)[:40]!r}")
     return content
 
 
@@ -140,7 +142,11 @@ def _coerce_union(value: Any, arguments: tuple, name: str) -> Any:
             return _coerce(value, option, name)
         except UserError as error:
             errors.append(error)
-    raise errors[0] if len(errors) == 1 else UserError(f"{name}: {value!r} does not fit {_names(options)}")
+    raise (
+        errors[0]
+        if len(errors) == 1
+        else UserError(f"{name}: expected {_names(options)}, found {'nothing' if value is None else repr(value)}")
+    )
 
 
 def _coerce_scalar(value: Any, hint: type, name: str) -> Any:
@@ -160,4 +166,6 @@ def _coerce_scalar(value: Any, hint: type, name: str) -> Any:
 
 def _names(hints: Sequence[Any]) -> str:
     words = {float: "a number", int: "a whole number", str: "text", bool: "true or false", Path: "a path"}
-    return " or ".join(words.get(hint, getattr(hint, "__name__", str(hint))) for hint in hints)
+    words |= {list: "a list", tuple: "a list", dict: "a mapping"}
+    kinds = [typing.get_origin(hint) or hint for hint in hints]
+    return " or ".join(words.get(kind, getattr(kind, "__name__", str(kind))) for kind in kinds)

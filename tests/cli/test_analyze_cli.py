@@ -185,8 +185,8 @@ def test_a_task_on_a_pretrained_checkpoint_and_on_another_head(capsys, rows, tmp
         (["PLAIN", "--texts", "EMPTY"], "holds no text"),
         (["PLAIN", "--texts", "TEXTS", "--tags", "TAGS"], "2 columns; CoNLL-U has 10"),
         (["PLAIN", "--texts", "TEXTS", "--compare", "nowhere"], "nowhere"),
-        (["PLAIN", "--texts", "TEXTS", "--output", "TEXTS"], "corpus.txt cannot be written; name a folder of yours"),
-        (["PLAIN", "--texts", "TEXTS", "--output", "INSIDE"], "corpus.txt/out cannot be written"),
+        (["PLAIN", "--texts", "TEXTS", "--output", "TEXTS"], "corpus.txt is a file; name a folder"),
+        (["PLAIN", "--texts", "TEXTS", "--output", "INSIDE"], "corpus.txt is a file; name a folder"),
     ],
 )
 def test_mistakes_get_one_line_and_exit_code_2(capsys, corpus, tmp_path, arguments, message):

@@ -89,6 +89,7 @@ def test_variants_and_describe(capsys, recipe):
     [
         (["quikstart"], "quikstart: no such command; did you mean 'quickstart'"),
         (["pretrain"], "Missing argument 'RECIPE'"),
+        (["quickstart", "--short", "--output", "RECIPE"], "is a file; name a folder"),
         (["pretrain", "nothing.yaml"], "nothing.yaml: no such recipe file"),
         (["pretrain", "RECIPE", "model.preset=wovn"], "model.preset: no preset is called 'wovn'; did you mean 'woven'"),
         (["pretrain", "RECIPE", "data.corpus=nothing.txt"], "nothing.txt"),

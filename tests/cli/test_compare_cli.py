@@ -78,6 +78,7 @@ def test_gap_of_runs_and_of_published_rows(capsys, systems):
             ["gap", "bert-bas"],
             "bert-bas: no such run folder, and no published row of that name; did you mean 'bert-base'",
         ),
+        (["gap", "--reference", "bert"], "bert: no published row of that name"),  # also where none is measured
         (["gap", "TWIN", "--reference", "bert"], "bert: no published row of that name; did you mean"),
     ],
 )

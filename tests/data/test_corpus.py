@@ -127,7 +127,7 @@ def test_held_out_by_name_beside_a_mixture(tmp_path, three, sentences):
         ({"a.txt": 0.5, "b.txt": 0.4}, r"data.corpus: the weights sum to 0\.9, not to 1; .*a\.txt: 0\.5556, b"),
         ({"a.txt": 1.5, "b.txt": -0.5}, r"data.corpus: the weight -0\.5 of 'b\.txt' is not positive"),
         ({"a.txt": "half"}, "data.corpus: "),
-        (3, "data.corpus: 3 does not fit"),
+        (3, "data.corpus: expected text or a mapping, found 3"),
     ],
 )
 def test_mixtures_that_are_none(corpus, message):

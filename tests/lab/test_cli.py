@@ -120,6 +120,8 @@ def test_stop_works_without_a_scheduler(capsys, program, write_plan, tmp_path, m
         (["status", "PLAN"], "no store of a plan; start one with concept-encoder plan run"),
         (["check", "PLAN", "--quick", "--gpus", "0"], "experiments.a.resources.gpus: 4, but this machine has 0"),
         (["run", "PLAN", "--gpus", "1"], "experiments.a.resources.gpus: 4, but this machine has 1"),
+        (["run", "PLAN", "--no-check", "--gpus", "4", "--store", "PLAN"], "is a file, or in one; name a folder"),
+        (["hosts", "check", "nothing.yaml"], "nothing.yaml: no such hosts file"),
         (["stop", "PLAN"], "plan stop: name runs, or give --all"),
     ],
 )

@@ -98,9 +98,9 @@ def test_the_tokenizer_decides_special_tokens(sections):
     ("text", "message"),
     [
         ("model: [", "recipe.yaml:1: not valid YAML|recipe.yaml:2: not valid YAML"),
-        ("- a", "a recipe is a mapping, found list"),
+        ("- a", "a recipe file holds `name: value`, found"),
         ("model: {preset: bert}\nmodel: {}", "line 1: the key 'model' is given twice"),
-        ("", "a recipe is a mapping, found NoneType"),
+        ("", "empty; a recipe file holds `name: value`"),
     ],
 )
 def test_unreadable_recipes(tmp_path, text, message):

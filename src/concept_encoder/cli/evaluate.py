@@ -122,7 +122,8 @@ def protocol_of(options: dict[str, Any], heads: tuple[str, ...], longest: int | 
 
 def _evaluation(checkpoint: str, folder: Path, options: dict[str, Any], of_twin: bool = False) -> "Evaluation":
     """Checked as a whole before anything is trained."""
-    from concept_encoder.data.tasks import TaskConfig, load_task
+    from concept_encoder.data.tasks.config import TaskConfig
+    from concept_encoder.data.tasks.load import load_task
     from concept_encoder.evaluation.evaluate import Evaluation
     from concept_encoder.evaluation.protocol import content_of
     from concept_encoder.settings import from_mapping

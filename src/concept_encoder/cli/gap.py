@@ -26,10 +26,10 @@ def command(runs: tuple[str, ...], reference: str, kind: str | None, output: str
     from concept_encoder.evaluation.runs import read_systems
 
     kind, file = check_output(kind, output)
+    row = published(reference)
     if not runs:
         write_tables("Published GLUE results", [published_table()], kind, file)
         return
-    row = published(reference)
     named = [run for run in runs if not Path(run).is_dir()]
     for name in named:
         if name not in PUBLISHED:

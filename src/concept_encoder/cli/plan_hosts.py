@@ -17,12 +17,15 @@ class _Hosts(click.Group):
         return super().resolve_command(context, args)
 
 
-@click.group("hosts", cls=_Hosts)
-def hosts() -> None:
+@click.group("hosts", cls=_Hosts, invoke_without_command=True)
+@click.pass_context
+def hosts(context: click.Context) -> None:
     """Your servers as one Ray cluster, over SSH and without root; then plan run --on ray:FILE.
 
     FILE names them, see docs/servers.md.
     """
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())
 
 
 @hosts.command("check")

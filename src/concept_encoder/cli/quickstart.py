@@ -51,11 +51,12 @@ def command(output: str, short: bool) -> None:
     Leaves a report.html in the output folder.
     """
     from concept_encoder.cli.show import console, show_pretraining, show_scores, show_table
+    from concept_encoder.cli.write_tables import writable_folder
     from concept_encoder.data.tasks.config import TaskConfig
     from concept_encoder.data.tasks.load import load_task
 
     started = time.perf_counter()
-    folder = Path(output)
+    folder = writable_folder(Path(output))
     task = load_task(TaskConfig(**FINETUNE["data"]))  # says at once when the text is not installed
     console.rule("1  pretrain on 10,033 Wikipedia summaries, beside the twin")
     corpus, pretrained = _pretrain(folder, short)

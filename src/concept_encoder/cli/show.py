@@ -1,5 +1,7 @@
 """Tables that more than one verb prints."""
 
+import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -10,7 +12,10 @@ from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
-console = Console()
+PIPE_WIDTH = 200  # a pipe or a file has no width: wide enough that no name is cut in two and `grep` finds it
+NAME_WIDTH = 24  # names up to this long are never broken, as they are typed again
+
+console = Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else PIPE_WIDTH)
 
 
 @contextmanager
@@ -24,11 +29,14 @@ def progress(title: str) -> Iterator[Callable[[str, int, int], None]]:
 
 def show_table(title: str, header: list[str], rows: list[list[Any]]) -> None:
     """Print a table; numbers are aligned right."""
-    table = Table(title=Text(title), title_justify="left", box=SIMPLE_HEAD, padding=(0, 0), pad_edge=False)
+    table = Table(box=SIMPLE_HEAD, padding=(0, 0), pad_edge=False)
+    short = all(len(number(row[0])) <= NAME_WIDTH for row in rows)
     for i, name in enumerate(header):
-        table.add_column(Text(name), justify="left" if i == 0 else "right", overflow="fold")
+        first = i == 0
+        table.add_column(Text(name), justify="left" if first else "right", overflow="fold", no_wrap=first and short)
     for row in rows:
         table.add_row(*(Text(number(value)) for value in row))  # as Text: brackets in somebody's words are no markup
+    console.print(Text(title, style="table.title"))  # not the table's own, which would be folded to its width
     console.print(table)
 
 
@@ -39,7 +47,8 @@ def number(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):
-        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}"
+        shown = f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}"
+        return shown.removeprefix("-") if float(shown.replace(",", "")) == 0 else shown  # no minus before a zero
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 

@@ -95,7 +95,10 @@ class Store:
         if not create and not file.is_file():
             raise UserError(f"{self.folder}: no store of a plan; start one with concept-encoder plan run")
         if create:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            try:
+                self.folder.mkdir(parents=True, exist_ok=True)
+            except (FileExistsError, NotADirectoryError):
+                raise UserError(f"--store: {self.folder} is a file, or in one; name a folder") from None
         self._lock = FileLock(self.folder / "lock")
         try:
             self._db = sqlite3.connect(file, timeout=30, isolation_level=None)

@@ -114,7 +114,7 @@ class Hosts:
 def load_hosts(path: str | Path) -> Hosts:
     """Read and check a hosts file. Raises `UserError` in one line that names the field."""
     path = Path(path)
-    content = load_yaml(path)
+    content = load_yaml(path, "hosts")
     python = content.get("python", "python3")
     if "head" in content:
         content["head"] = _host(content["head"], python, "hosts.head")
