@@ -39,7 +39,7 @@ def masked_batches(
             open_M = np.flatnonzero(~special_N)
             chosen = rng.choice(open_M, min(max(1, round(rate * len(open_M))), len(open_M)), replace=False)
             hidden_BN[row, torch.from_numpy(chosen)] = True
-        inputs["labels"] = inputs["input_ids"].masked_fill(~hidden_BN, -100)
+        inputs["labels"] = inputs["input_ids"].masked_fill(~hidden_BN, IGNORE)
         inputs["input_ids"] = inputs["input_ids"].masked_fill(hidden_BN, subject.tokenizer.mask_token_id)
         made.append(inputs)
     return made
@@ -149,7 +149,7 @@ def encoded_once(encoder: ConceptEncoderModel) -> Iterator[None]:
     Encoding is four fifths of a pass, and every concept alone is hundreds of passes over the same batches. Where tokens
     hear concepts inside the encoder (`write`, `exchange`), every pass is a whole one.
     """
-    if any({"tokens"} <= MOVES[name].updates and "concepts" in MOVES[name].uses for name in encoder.config.layer_types):
+    if any("tokens" in MOVES[name].updates and "concepts" in MOVES[name].uses for name in encoder.config.layer_types):
         yield
         return
     encode, kept = encoder.encode, {}

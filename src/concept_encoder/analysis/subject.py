@@ -169,7 +169,7 @@ def load_subject(checkpoint: str | Path, states: Kind | None = "concepts") -> Su
         raise
     except ValueError as error:
         raise UserError(str(error)) from None
-    states = states or ("tokens" if model.config.concept_source == "none" else "concepts")
+    states = states or ("concepts" if model.config.has_concepts else "tokens")
     return Subject(_name(folder), model, load_tokenizer(folder), states, folder)
 
 

@@ -20,8 +20,6 @@ from concept_encoder.model.positions import LearnedScale, states_position
 from concept_encoder.model.sources import SOURCES
 from concept_encoder.model.streams import Intervention, Streams
 
-_READS = {name for name, move in MOVES.items() if move.uses == {"tokens", "concepts"} and "concepts" in move.updates}
-
 
 @dataclass
 class ConceptEncoderOutput(ModelOutput):
@@ -54,6 +52,11 @@ def read_runs(config: ConceptEncoderConfig) -> dict[int, list[int]]:
         elif "tokens" in MOVES[name].updates:
             start = None
     return {start: sorted(set(groups)) for start, groups in runs.items() if len(groups) > 1}
+
+
+def _is_read(move: type[Move]) -> bool:
+    """Whether concepts attend to tokens in it."""
+    return move.attends == ("concepts", "tokens")
 
 
 def _is_plain(map_: nn.Module) -> bool:
@@ -209,7 +212,7 @@ class ConceptEncoderModel(ConceptEncoderPreTrainedModel):
         attentions: list[tuple[str, Tensor]] | None = [] if output_attentions else None
         s = self.encode(input_ids, attention_mask, token_type_ids, attentions)
         concepts = None if s.z_BCD is None else normed_concepts(s)
-        reads = None if attentions is None else tuple(weights for name, weights in attentions if name in _READS)
+        reads = None if attentions is None else tuple(weights for name, weights in attentions if _is_read(MOVES[name]))
         output = ConceptEncoderOutput(
             last_hidden_state=self.decode(s) if concepts is None else concepts,
             concepts=concepts,

@@ -77,7 +77,7 @@ class PretrainRecipe:
         objective.check_model(config)
         if objective.concept_loss is None:
             return
-        if config.concept_source == "none":
+        if not config.has_concepts:
             raise UserError(
                 f"objective.concept_loss: {objective.concept_loss!r} needs concepts, but model.concept_source is "
                 "'none'; drop it or choose a preset with concepts"
