@@ -1,8 +1,7 @@
-"""What a model's concepts look like: rank, overlap, attention, roles, causes and health, as numbers and as
-pages.
+"""What a model's concepts look like: rank, overlap, attention, roles, causes and health, as numbers and pages.
 
-    analysis = analyze("runs/mine", texts)
-    write_analysis(analysis, "runs/mine/analysis")
+analysis = analyze("runs/mine", texts)
+write_analysis(analysis, "runs/mine/analysis")
 """
 
 from concept_encoder.analysis.analyze import analyze, geometry, geometry_over_training, loss_history

@@ -229,9 +229,7 @@ def _attention(subject: Subject, captured: Capture) -> dict | None:
 
 
 def _example(example: Example, entropy_C: Tensor) -> dict:
-    """A sentence with at most eight of its concepts: the four sharpest, and four spread evenly over the
-    others.
-    """
+    """A sentence with at most eight of its concepts: the four sharpest, and four spread evenly over the others."""
     half = EXAMPLE_CONCEPTS // 2
     order = torch.argsort(entropy_C[: example.concepts], stable=True).tolist()
     others = sorted(order[half:])

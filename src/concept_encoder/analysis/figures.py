@@ -172,8 +172,8 @@ def position_profile(mean_attention_CN, distance: Sequence[Sequence[float]] = ()
 
     Args:
         mean_attention_CN: attention of concept c on position n, mean over texts.
-        distance: pairs (distance in tokens, mean attention); `uniform` is what attending everywhere alike
-        would give.
+        distance: pairs (distance in tokens, mean attention); `uniform` is what attending everywhere alike would
+            give.
     """
     values = np.asarray(mean_attention_CN, dtype=float)
     fig, panels = new_axes(8.6, 3.6, 2, width_ratios=[1.25, 1])

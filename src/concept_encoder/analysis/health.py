@@ -1,8 +1,7 @@
-"""Is the checkpoint sound? A list of checks, each with a verdict and the evidence, and an exit code for
-scripts.
+"""Is the checkpoint sound? A list of checks, each with a verdict and the evidence, and an exit code for scripts.
 
-`fail` means that numbers of this checkpoint cannot be trusted; `warn` that somebody should look. The
-thresholds are stated in the evidence.
+`fail` means that numbers of this checkpoint cannot be trusted; `warn` that somebody should look. The thresholds are
+stated in the evidence.
 """
 
 from collections.abc import Iterable, Sequence
@@ -91,8 +90,7 @@ def check_missing(subject: Subject) -> Check | None:
             names = set(saved.keys())
     except SafetensorError as error:
         return Check("weights in the file", "fail", f"{file.name} is damaged ({error})")
-    # A bare encoder is saved without the prefix that it has inside a model with a head, and the other way
-    # round.
+    # A bare encoder is saved without the prefix that it has inside a model with a head, and the other way round.
     prefix = f"{subject.model.base_model_prefix}."
     names |= {name.removeprefix(prefix) for name in names} | {prefix + name for name in names}
     weights = dict(subject.model.named_parameters(remove_duplicate=False))
@@ -104,9 +102,7 @@ def check_missing(subject: Subject) -> Check | None:
 
 
 def check_tied(model: nn.Module) -> Check | None:
-    """A configuration that ties the head to the embeddings, and a head that is not tied, is a load gone
-    wrong.
-    """
+    """A configuration that ties the head to the embeddings, and a head that is not tied, is a load gone wrong."""
     head, embeddings = model.get_output_embeddings(), model.get_input_embeddings()
     if head is None or embeddings is None:
         return None

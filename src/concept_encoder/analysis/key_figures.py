@@ -12,9 +12,7 @@ from concept_encoder.analysis.report import Number
 
 @dataclass(frozen=True)
 class KeyFigure:
-    """One number of an analysis: its name, the keys that lead to it, what is wanted of it, and how to read
-    it.
-    """
+    """One number of an analysis: its name, the keys that lead to it, what is wanted of it, and how to read it."""
 
     label: str
     path: tuple[str, ...]
@@ -42,8 +40,7 @@ KEY_FIGURES = (
         "effective rank / noise ceiling",
         ("rank", "share_of_ceiling"),
         f"> {TARGET_SHARE}",
-        # Concepts that are almost one vector can reach any rank in the little that is left: that meets no
-        # target.
+        # Concepts that are almost one vector can reach any rank in the little that is left: that meets no target.
         lambda value, analysis: value > TARGET_SHARE and analysis["rank"]["common_share"] <= NEARLY_ONE_VECTOR,
     ),
     KeyFigure(

@@ -42,8 +42,7 @@ def correlation(z_TCD: Tensor, mask_TC: Tensor | None = None) -> Tensor:
         square_CC += x_BCD.square().sum(-1).T @ mask_BC.double()
         size_C += (z_BCD.double().square().sum(-1) * mask_BC).sum(0)
     scale_CC = (square_CC * square_CC.T).sqrt()
-    # What is left of a constant concept after centring is rounding: it has no correlation, rather than a
-    # random one.
+    # What is left of a constant concept after centring is rounding: it has no correlation, rather than a random one.
     varies_C = square_CC.diagonal() > 1e-10 * size_C
     enough_CC = mask_TC.double().T @ mask_TC.double() >= min(TEXTS_FOR_CONTENT, len(z_TCD))
     known_CC = (scale_CC > 0) & varies_C[:, None] & varies_C & enough_CC
@@ -119,9 +118,8 @@ def dimension_use(z_TCD: Tensor, mask_TC: Tensor | None = None) -> dict:
     """What share of the D dimensions carries information, over all concepts of all texts; JSON-able.
 
     participation_ratio: (sum l)^2 / sum l^2 of the eigenvalues l of the D x D covariance: D for isotropic
-    states, 1 for states on a line. `share_above_floor` counts axis dimensions with more than 1 % of the
-    mean variance. `directions_for_90` / `_99`: how many principal directions hold that share of the
-    variance.
+    states, 1 for states on a line. `share_above_floor` counts axis dimensions with more than 1 % of the mean
+    variance. `directions_for_90` / `_99`: how many principal directions hold that share of the variance.
     """
     mask_TC = full_mask(z_TCD) if mask_TC is None else mask_TC
     width, samples = z_TCD.shape[-1], int(mask_TC.sum())

@@ -129,8 +129,8 @@ def mean_noise_ceiling(count_T: Tensor, width: int, seed: int = 0) -> float:
 
 
 def sum_over_max(z_TCD: Tensor, mask_TC: Tensor | None = None) -> float:
-    """sum(s) / max(s) of the batch-mean, *uncentred* C x D matrix: what MrCogito reports as effective
-    rank ("5 of 128"; github.com/ksopyla/MrCogito).
+    """sum(s) / max(s) of the batch-mean, *uncentred* C x D matrix: what MrCogito reports as effective rank
+    ("5 of 128"; github.com/ksopyla/MrCogito).
 
     Kept for comparison only. One mean vector that all concepts share drives it to 1.6 on full-rank noise, and
     slots that ignore the text score high.
@@ -143,9 +143,8 @@ def sum_over_max(z_TCD: Tensor, mask_TC: Tensor | None = None) -> float:
 def common_share(z_TCD: Tensor, mask_TC: Tensor | None = None) -> float:
     """Share of a text's energy (sum of squares) that lies in its mean concept, averaged over texts.
 
-    Near 1 all concepts of a text are almost one vector. Centring takes that vector out, and a rank says
-    nothing of
-    size: read the ranks of such a model as the ranks of what little is left.
+    Near 1 all concepts of a text are almost one vector. Centring takes that vector out, and a rank says nothing
+    of size: read the ranks of such a model as the ranks of what little is left.
     """
     mask_TC = full_mask(z_TCD) if mask_TC is None else mask_TC
     size_T = state_norms(z_TCD, mask_TC).square()

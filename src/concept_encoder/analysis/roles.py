@@ -8,13 +8,11 @@ for a sentence of W words, k of them in the class, and attention a_w that sums t
     mean = k / W,    variance = k (W - k) / (W - 1) * (mean of a_w^2 - 1 / W^2),
 
 summed over sentences. z = (observed - mean) / sd is normal over many sentences; one-sided p-values
-("attends *more*") are corrected over all concepts x classes by Benjamini & Hochberg (1995). The same code
-on really shuffled tags is the
-control: it should find nothing. **lift** = observed / mean: 2 is twice the attention of chance.
+("attends *more*") are corrected over all concepts x classes by Benjamini & Hochberg (1995). The same code on really
+shuffled tags is the control: it should find nothing. **lift** = observed / mean: 2 is twice the attention of chance.
 
-A class that likes a place in the sentence (a pronoun comes first) is also found by a concept that looks at
-that
-place: read the lift beside the position score.
+A class that likes a place in the sentence (a pronoun comes first) is also found by a concept that looks at that place:
+read the lift beside the position score.
 
 Shapes: S sentences, C concepts, W words of a sentence, X words of all sentences, U classes.
 """
@@ -42,8 +40,7 @@ def word_attention(
     """The last read's attention on the words of all sentences.
 
     Returns:
-        a_CX: each concept's attention (mean of heads), summing to 1 over a sentence's words, 0 for an
-        absent concept.
+        a_CX: each concept's attention (mean of heads), summing to 1 over a sentence's words, 0 for an absent concept.
         tag_X: the words' tags. Words that the model's length cuts off are left out.
         sentence_X: which sentence a word is of.
     """

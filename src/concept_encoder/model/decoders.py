@@ -76,7 +76,7 @@ def gather_tokens(x_BND: Tensor, index_BK: Tensor) -> Tensor:
 class WeightedDecoder(Decoder):
     """Each position mixes the concepts with its own learned weights, the same for every text. Strict.
 
-    Source: the plan.
+    Source: MrCogito.
     """
 
     strict = True
@@ -116,7 +116,7 @@ class QueryPositionDecoder(Decoder):
 class QueryInputDecoder(QueryPositionDecoder):
     """A token asks with its embedding and its position: a bag of words stays on the residual path. Hybrid.
 
-    Source: the plan.
+    Source: MrCogito.
     """
 
     strict = False

@@ -1,7 +1,7 @@
 """The moves: every architecture is a sequence of them (`layer_types`). Each takes the streams and returns them updated.
 
 Every attention input is normed, keys and values included. Streams that are updated get a feed-forward; `read` leaves
-it to the `think` that follows, as in the plan's layer (cross-attention, self-attention, feed-forward).
+it to the `think` that follows, as in MrCogito's layer (cross-attention, self-attention, feed-forward).
 """
 
 from typing import TYPE_CHECKING, ClassVar

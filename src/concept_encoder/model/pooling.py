@@ -45,7 +45,10 @@ def masked_mean(states_BND: Tensor, mask_BN: Tensor | None) -> Tensor:
 
 @CLASSIFIER_HEADS.register("via_decoder")
 class ViaDecoderHead(ClassifierHead):
-    """Mean of the decoded tokens: every pretrained weight is used, encoder *and* decoder. Source: the plan, 3.1."""
+    """Mean of the decoded tokens: every pretrained weight is used, encoder *and* decoder.
+
+    Source: MrCogito, plan 3.1.
+    """
 
     def forward(self, model: ConceptEncoderModel, s: Streams) -> Tensor:
         return masked_mean(model.decode(s), s.start.x_mask_BN)
@@ -83,7 +86,7 @@ class WeightedConceptPoolHead(ClassifierHead):
 class ClsQueryHead(ClassifierHead):
     """One learned query attends to the concepts; the decoder is left aside.
 
-    Source: Perceiver IO (arXiv:2107.14795); the plan's old head.
+    Source: Perceiver IO (arXiv:2107.14795); MrCogito's first head.
     """
 
     needs_concepts = True

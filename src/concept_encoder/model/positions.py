@@ -65,7 +65,7 @@ class Position(nn.Module):
 
 @POSITIONS.register("none")
 class NoPosition(Position):
-    """No position information. Source: the plan's concepts; Set Transformer (arXiv:1810.00825)."""
+    """No position information. Source: MrCogito's concepts; Set Transformer (arXiv:1810.00825)."""
 
 
 @POSITIONS.register("learned")
@@ -160,13 +160,12 @@ class ContextualPosition(Position):
     """Positions counted by content: a gate says which keys count, and logits see the count.
 
     The gate of query i and key j is sigmoid(q_i·k_j / √d). The paper is causal, with p_ij the sum of the gates of i
-    over the keys
-    from j to i; the logit gains q_i·e[p_ij] / √d, with e interpolated between whole positions.
+    over the keys from j to i; the logit gains q_i·e[p_ij] / √d, with e interpolated between whole positions.
 
     Not causal, the paper gives no form. Ours, in self-attention: the keys *after* i are counted likewise, from i to
     j, with a table of their own (as T5, arXiv:1910.10683, keeps separate buckets for both sides), so that the half
-    before i is the paper's.
-    In `read` the query does not sit among the keys: p_ij counts from the first token to j. Costs O(Q·K) memory.
+    before i is the paper's. In `read` the query does not sit among the keys: p_ij counts from the first token to j.
+    Costs O(Q·K) memory.
     Source: CoPE (arXiv:2405.18719).
     """
 

@@ -1,4 +1,7 @@
-"""Presets: names that people know, for combinations of the options of `ConceptEncoderConfig`."""
+"""Presets: names that people know, for combinations of the options of `ConceptEncoderConfig`.
+
+`weighted_mlm`, `perceiver_mlm` and `perceiver_posonly_mlm` are models of MrCogito (github.com/ksopyla/MrCogito).
+"""
 
 import re
 from dataclasses import dataclass, field
@@ -45,13 +48,13 @@ PRESETS = {
     for preset in (
         Preset(
             "weighted_mlm",
-            "the plan's first model: fixed mixing weights a position",
+            "MrCogito's first model: fixed mixing weights a position",
             "(read think)*{L}",
             {"concept_source": "learned", "decoder": "weighted"},
         ),
         Preset(
             "perceiver_mlm",
-            "the plan's baseline: tokens ask with embedding and position",
+            "MrCogito's baseline: tokens ask with embedding and position",
             "(read think)*{L}",
             {"concept_source": "learned", "decoder": "query_input"},
         ),
@@ -81,7 +84,7 @@ PRESETS = {
         ),
         Preset(
             "funnel",
-            "the plan's 3.5: N -> N/2 -> N/4 -> concepts; hybrid",
+            "Funnel-Transformer, then concepts: N -> N/2 -> N/4; hybrid",
             "mix*2 pool mix pool mix think*{L-4}",
             {"concept_source": "pooled", "decoder": "upsample_residual", **_ROPE},
         ),

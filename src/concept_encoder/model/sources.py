@@ -66,7 +66,7 @@ class NoSource(Source):
 
 @SOURCES.register("learned")
 class LearnedSource(Source):
-    """C free vectors, the same for every text. Source: Perceiver latents (arXiv:2103.03206); the plan's baseline.
+    """C free vectors, the same for every text. Source: Perceiver latents (arXiv:2103.03206); MrCogito.
 
     With `concept_ratio` in place of `num_concepts` a text of N tokens uses the first ceil(N / ratio) of them.
     """

@@ -69,7 +69,7 @@ class WholeWordMasking(_WordMasking):
 
 @MASKINGS.register("span")
 class SpanMasking(Masking):
-    """Spans of 3 to 10 tokens, every length equally likely. Source: the plan, 3.4.
+    """Spans of 3 to 10 tokens, every length equally likely. Source: MrCogito, plan 3.4.
 
     Texts are cut into spans from their first token on, and spans are taken until the budget is spent. Only the end of
     a text and the end of the budget cut a span.
