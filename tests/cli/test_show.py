@@ -2,7 +2,7 @@
 
 import pytest
 
-from concept_encoder.cli import show
+from concept_encoder.cli import main, show
 
 
 @pytest.mark.parametrize(
@@ -20,3 +20,14 @@ def test_titles_and_names_stay_whole_where_cells_are_folded(capsys, monkeypatch)
     assert lines[0].rstrip() == "A title longer than its table"
     assert any("sick-entailment" in line for line in lines)
     assert max(map(len, lines)) <= 40
+
+
+def test_an_interrupt_promises_no_checkpoint_where_nothing_is_trained(capsys, monkeypatch):
+    def interrupted(**_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(main.cli, "main", interrupted)
+    with pytest.raises(SystemExit) as stopped:
+        main.main(["analyze", "run"])
+    assert stopped.value.code == 130
+    assert "give the same command again: training goes on" in capsys.readouterr().err
