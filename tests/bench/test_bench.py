@@ -9,10 +9,11 @@ from click.testing import CliRunner
 
 from concept_encoder.bench.contestants import PEERS, PRESET_NAMES, build_contestant
 from concept_encoder.bench.measure import MemoryRequest, peak_memory, time_interleaved
+from concept_encoder.bench.modes import MODES
 from concept_encoder.bench.report import markdown, ratio_grid, table
 from concept_encoder.bench.run import BenchOptions, flops_per_token, run_bench
 from concept_encoder.bench.sizes import Sizes
-from concept_encoder.bench.workloads import MODES, make_step, packed_batch, padded_batches
+from concept_encoder.bench.workloads import make_step, packed_batch, padded_batches
 from concept_encoder.cli.bench import command
 
 SMALL = Sizes(hidden_size=32, num_layers=6, num_heads=2, num_concepts=4, vocab_size=128, max_length=64)

@@ -25,6 +25,7 @@ from concept_encoder.model import (
 from concept_encoder.model.decoders import DECODERS
 from concept_encoder.model.losses import masked_cross_entropy
 from concept_encoder.model.presets import PRESETS
+from concept_encoder.model.sources import SOURCES
 
 
 @dataclass
@@ -53,7 +54,7 @@ class Preset(nn.Module):
         super().__init__()
         preset, _, follows = name.partition(":")
         fields = {}
-        if PRESETS[preset].options["concept_source"] == "learned":
+        if _may_be_fixed(PRESETS[preset].options):
             fields = {"concept_ratio": sizes.concept_ratio} if follows else {"num_concepts": sizes.num_concepts}
         self.config = preset_config(
             preset,
@@ -204,9 +205,14 @@ PEERS: dict[str, Callable[[Sizes], nn.Module]] = {
 }
 
 
+def _may_be_fixed(options: dict) -> bool:
+    """Whether C is a number of its own."""
+    return "num_concepts" in SOURCES[options["concept_source"]].options
+
+
 def _may_follow(options: dict) -> bool:
-    """Whether C can be fixed or follow N; `:ratio` names the second."""
-    return options["concept_source"] == "learned" and not DECODERS[options["decoder"]].needs_fixed_number
+    """Whether it may follow N instead; `:ratio` says so."""
+    return _may_be_fixed(options) and not DECODERS[options["decoder"]].needs_fixed_number
 
 
 PRESET_NAMES = [

@@ -16,8 +16,9 @@ from concept_encoder.bench.measure import (
     peak_memory,
     time_interleaved,
 )
+from concept_encoder.bench.modes import MASK_RATE
 from concept_encoder.bench.sizes import Sizes
-from concept_encoder.bench.workloads import MASK_RATE, make_step, packed_batch, padded_batches
+from concept_encoder.bench.workloads import make_step, packed_batch, padded_batches
 from concept_encoder.environment import environment
 from concept_encoder.model.accounting import cost
 
@@ -29,7 +30,7 @@ class BenchOptions:
     """What to measure.
 
     Attributes:
-        mode: one of `workloads.MODES`.
+        mode: one of `modes.MODES`.
         models: contestants; ratios are against the first.
         lengths: tokens of a text; not used by `finetune`, whose texts have their own.
         tokens: in a batch (at least one text); for `finetune`, 32 texts a batch.

@@ -1,4 +1,4 @@
-"""What is timed: one step of pretraining, of its body alone, of fine-tuning, or one forward pass."""
+"""One step of each mode, and the batches that it works on."""
 
 from collections.abc import Callable, Sequence
 
@@ -7,14 +7,8 @@ import torch
 from torch import nn
 
 from concept_encoder.bench.contestants import Batch
+from concept_encoder.bench.modes import MASK_RATE
 
-MASK_RATE = 0.15
-MODES = {
-    "body": "forward and backward of the encoder alone, full rows",
-    "pretrain": "a pretraining step: masked-LM loss at 15 % of the tokens, backward, AdamW; full rows",
-    "finetune": "a classification step on texts of real lengths, padded: loss, backward, AdamW",
-    "inference": "a forward pass of the encoder alone, full rows",
-}
 Step = Callable[[Batch], None]
 
 

@@ -6,11 +6,24 @@ from pathlib import Path
 
 import click
 
+from concept_encoder.bench.modes import MODES
+
 _MODELS = "hf:bert,bert,perceiver_mlm,perceiver_mlm:ratio,perceiver_io,bixt,funnel,anchored,woven"
+_TIMED = "\n".join(f"  {name:<10} {what}" for name, what in MODES.items())
+_HELP = f"""Measure speed and memory of the presets beside their peers, at equal sizes.
+
+\b
+MODE is what is timed:
+{_TIMED}
+
+Contestants are the presets (`:ratio` lets C follow N where it is fixed otherwise) and, from transformers, hf:bert,
+hf:modernbert, hf:perceiver, hf:funnel and hf:longformer. They take turns in one process after a warm-up; medians and
+spread are printed. Run nothing else meanwhile.
+"""
 
 
-@click.command("bench")
-@click.argument("mode", type=click.Choice(["body", "pretrain", "finetune", "inference"]))
+@click.command("bench", help=_HELP)
+@click.argument("mode", type=click.Choice(list(MODES)))
 @click.option("--models", default=_MODELS, show_default=True, help="Contestants, the first is 1.")
 @click.option("--peer", "peers", multiple=True, type=click.Path(), help="A model of yours: a file with build(sizes).")
 @click.option("--lengths", default="128,512,2048", show_default=True, help="Tokens of a text.")
@@ -38,15 +51,6 @@ _MODELS = "hf:bert,bert,perceiver_mlm,perceiver_mlm:ratio,perceiver_io,bixt,funn
 @click.option("--threads", default=0, help="CPU threads; 0 leaves the choice to torch.")
 @click.option("--output", type=click.Path(), help="Write the record as JSON.")
 def command(**given) -> None:
-    """Measure speed and memory of the presets beside their peers, at equal sizes.
-
-    MODE is what is timed: body (the encoder alone, forward and backward), pretrain (a step with its sparse masked-LM
-    loss and AdamW), finetune (a classification step on texts of real lengths), inference (a forward pass).
-
-    Contestants are the presets (`:ratio` lets C follow N where it is fixed otherwise) and, from transformers, hf:bert,
-    hf:modernbert, hf:perceiver, hf:funnel and hf:longformer. They take turns in one process after a warm-up; medians
-    and spread are printed. Run nothing else meanwhile.
-    """
     import torch
 
     from concept_encoder.bench.report import ratio_grid, table
