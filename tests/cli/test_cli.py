@@ -82,6 +82,10 @@ def test_variants_and_describe(capsys, recipe):
     assert code == 0
     assert "Parameters" in out
     assert "16,384" in out
+    assert "bert twin: " in out
+    code, out, _ = run(capsys, "describe", str(recipe), "model.preset=bert", "model.concept_position=none")
+    assert code == 0
+    assert "bert twin" not in out  # it is its own
 
 
 @pytest.mark.parametrize(

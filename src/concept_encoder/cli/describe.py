@@ -10,7 +10,8 @@ def command(recipe: str, overrides: tuple[str, ...]) -> None:
     """Print what the model of RECIPE costs, before anything is built: parameters, FLOPs, memory, compression.
 
     FLOPs count a forward pass, two a multiply-add; a training step is about three times that. Activations are what a
-    backward pass needs, in fp32, for one text, with a fused attention kernel. A recipe with rows prints each.
+    backward pass needs, in fp32, for one text, with a fused attention kernel. The bert twin is the same model without
+    concepts: how many of its layers come nearest. A recipe with rows prints each.
     """
     from concept_encoder.cli.show import console
     from concept_encoder.training.pretrain import PretrainRecipe
@@ -25,7 +26,7 @@ def command(recipe: str, overrides: tuple[str, ...]) -> None:
 
 def _describe(recipe: "PretrainRecipe") -> None:  # noqa: F821
     from concept_encoder.cli.show import show_table
-    from concept_encoder.model.accounting import build_without_weights, cost, parameters_by_part
+    from concept_encoder.model.accounting import build_without_weights, cost, matched_layers, parameters_by_part
     from concept_encoder.model.layout import format_layout
     from concept_encoder.training.recipe import model_config
 
@@ -43,3 +44,7 @@ def _describe(recipe: "PretrainRecipe") -> None:  # noqa: F821
         costs.append([f"N = {length:,}", ratio, *flops, f"{found.activation_bytes / 2**20:,.0f} MiB"])
     header = ["length", "concepts per tokens", "FLOPs/token", "encoder alone", "activations"]
     show_table("Cost of one text", header, costs)
+    if config.has_concepts:
+        length = recipe.data.sequence_length
+        size, work = (matched_layers(config, length, on) for on in ("parameters", "compute"))
+        click.echo(f"bert twin: {size} layers have as many parameters, {work} cost as much at N = {length:,}")

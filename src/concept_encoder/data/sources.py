@@ -6,7 +6,7 @@
 | `.jsonl` | a line, one JSON object | its keys |
 | `.csv`, `.tsv` | a record under a header, quoted as CSV in both | the header |
 | `.parquet` | a row | the schema |
-| `.conllu` | a sentence | `text`; and a list over its words: `tokens`, `upos`, `xpos`, … (see `conllu.py`) |
+| `.conllu` | a sentence | `text`; and a list over its words: `tokens`, `upos`, `xpos`, … (see `tasks/conllu.py`) |
 | a folder | the rows of all such files in it, in sorted order, at any depth | |
 | `org/name` | a row of a data set of the hub, or of its local mirror | |
 
