@@ -33,7 +33,7 @@ from concept_encoder.training.scoring import Answers, Asking, asked, concept_con
 from concept_encoder.training.selection import Selection, drop_later_checkpoints, log_of
 from concept_encoder.training.settings import TrainingConfig
 from concept_encoder.training.stream import ExampleStream, LengthGrouped
-from concept_encoder.training.trainer import prepare_kernels, run_trainer
+from concept_encoder.training.trainer import ConceptTrainer, prepare_kernels, run_trainer
 
 Score = Callable[[Sequence[str], Answers, Answers], dict[str, float | None]]
 
@@ -102,14 +102,7 @@ def finetune(
         torch.set_num_threads(training.threads)
     collator = TaskCollator(tokenizer, longest)
     asking = Asking(collator, training.eval_batch_size, training.precision == "bf16")
-
-    def selection_scores(model: torch.nn.Module) -> dict[str, float | None]:
-        try:
-            return score(task.metrics, predict(model, rows["selection"], asking), asked(rows["selection"]))
-        except TrainingDiverged:
-            return {}
-
-    selection = Selection(task.metrics[0], selection_scores, training.patience) if task.selection else None
+    selection = _selection(task, rows["selection"], asking, score, training.patience) if task.selection else None
     sizes = training.sizes(len(rows["train"]))
     trainer, _ = run_trainer(
         model,
@@ -127,13 +120,7 @@ def finetune(
     )
     chosen = {}
     if selection is not None:
-        log = log_of(list_checkpoints(training.output_dir))
-        best = selection.best_checkpoint(training.output_dir, log)
-        model = _load(recipe, best, task).to(trainer.args.device)
-        trainer.accelerator.wait_for_everyone()
-        if trainer.is_world_process_zero():
-            drop_later_checkpoints(best)
-        chosen = {"selection": selection.summary(log)}
+        model, chosen = _best(recipe, task, trainer, selection)
     judged, answers = _judged(model, task, rows["validation"], asking, score)
     result = {
         "verb": "finetune",
@@ -158,6 +145,32 @@ def finetune(
         write_atomically(run.path / "predictions.json", json.dumps(answers) + "\n")
         run.write_json("result.json", result)
     return result
+
+
+def _selection(task: TaskData, rows: Dataset, asking: Asking, score: Score, patience: int | None) -> Selection:
+    """The judge of checkpoints: scores on the rows cut from the training side, none from a model that diverged."""
+
+    def scores(model: torch.nn.Module) -> dict[str, float | None]:
+        try:
+            return score(task.metrics, predict(model, rows, asking), asked(rows))
+        except TrainingDiverged:
+            return {}
+
+    return Selection(task.metrics[0], scores, patience)
+
+
+def _best(
+    recipe: FinetuneRecipe, task: TaskData, trainer: ConceptTrainer, selection: Selection
+) -> tuple[PreTrainedModel, dict[str, Any]]:
+    """The model of the chosen checkpoint and why it was chosen; the checkpoints after it are deleted."""
+    folder = recipe.training.output_dir
+    log = log_of(list_checkpoints(folder))
+    best = selection.best_checkpoint(folder, log)
+    model = _load(recipe, best, task).to(trainer.args.device)
+    trainer.accelerator.wait_for_everyone()
+    if trainer.is_world_process_zero():
+        drop_later_checkpoints(best)
+    return model, {"selection": selection.summary(log)}
 
 
 def _judged(
