@@ -92,6 +92,7 @@ def test_a_record_with_its_tables(tmp_path):
     header, rows = table(record)
     assert len(rows) == 4
     assert "of matmul" in header
+    assert {row[header.index("spread")] for row in rows} == {"–"}  # of one repetition there is none
     assert len(markdown(header, rows).splitlines()) == 6
     assert ratio_grid(record)[0] == ["model", "N = 16", "N = 32"]
     assert list(record["kernels"]) == ["bert at 16", "bert at 32"]

@@ -73,6 +73,13 @@ def test_pretrain_and_ask(capsys, recipe, tmp_path):
     assert "probability" in out
 
 
+@pytest.mark.parametrize("words", [["plan"], ["plan", "hosts"], ["data"], ["tokenizer"]])
+def test_a_group_of_commands_alone_prints_its_help(capsys, words):
+    code, out, _ = run(capsys, *words)
+    assert code == 0
+    assert "Commands:" in out
+
+
 def test_variants_and_describe(capsys, recipe):
     code, out, _ = run(capsys, "variants")
     assert code == 0

@@ -9,18 +9,18 @@ def table(record: dict[str, Any]) -> tuple[list[str], list[list[Any]]]:
     header = ["model", "N", "tokens/s", "texts/s", f"x {record['options']['models'][0]}", "spread"]
     extra = [name for name in ("mfu", "memory_bytes") if any(name in row for row in rows)]
     header += [{"mfu": "of matmul", "memory_bytes": "peak MiB"}[name] for name in extra]
-    return header, [_cells(row, extra) for row in rows]
+    return header, [_cells(row, record["options"]["repeats"], extra) for row in rows]
 
 
-def _cells(row: dict[str, Any], extra: list[str]) -> list[Any]:
-    spread = (row["slowest"] - row["fastest"]) / row["seconds"]
+def _cells(row: dict[str, Any], repeats: int, extra: list[str]) -> list[Any]:
+    spread = f"{(row['slowest'] - row['fastest']) / row['seconds']:.0%}" if repeats > 1 else "–"  # one has none
     cells = [
         row["model"],
         f"{row['length']:,}" if row["length"] else f"{row['tokens'] / row['texts']:.0f} (real)",
         f"{row['tokens_per_second']:,.0f}",
         f"{row['texts_per_second']:,.1f}",
         _ratio(row),
-        f"{spread:.0%}",
+        spread,
     ]
     for name in extra:
         value = row.get(name)

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from concept_encoder.bench.modes import MODES
+from concept_encoder.bench.sizes import Sizes
 
 _MODELS = "hf:bert,bert,perceiver_mlm,perceiver_mlm:ratio,perceiver_io,bixt,funnel,anchored,woven"
 _TIMED = "\n".join(f"  {name:<10} {what}" for name, what in MODES.items())
@@ -16,9 +17,9 @@ _HELP = f"""Measure speed and memory of the presets beside their peers, at equal
 MODE is what is timed:
 {_TIMED}
 
-Contestants are the presets (`:ratio` lets C follow N where it is fixed otherwise) and, from transformers, hf:bert,
-hf:modernbert, hf:perceiver, hf:funnel and hf:longformer. They take turns in one process after a warm-up; medians and
-spread are printed. Run nothing else meanwhile.
+Contestants are the presets (`:ratio` lets C follow N, C = N / {Sizes.concept_ratio}, where it is fixed otherwise) and,
+from transformers, hf:bert, hf:modernbert, hf:perceiver, hf:funnel and hf:longformer. They take turns in one process
+after a warm-up; medians and spread are printed. Run nothing else meanwhile.
 """
 
 
@@ -46,7 +47,7 @@ spread are printed. Run nothing else meanwhile.
 @click.option("--hidden-size", default=512, show_default=True)
 @click.option("--layers", default=6, show_default=True)
 @click.option("--heads", default=8, show_default=True)
-@click.option("--concepts", default=128, show_default=True)
+@click.option("--concepts", default=128, show_default=True, help="C, where it is fixed.")
 @click.option("--vocab-size", default=50_368, show_default=True)
 @click.option("--threads", default=0, help="CPU threads; 0 leaves the choice to torch.")
 @click.option("--output", type=click.Path(), help="Write the record as JSON.")
@@ -80,7 +81,6 @@ def command(**given) -> None:
 def _options(given: dict) -> "BenchOptions":  # noqa: F821
     from concept_encoder.bench.contestants import check_names
     from concept_encoder.bench.run import BenchOptions
-    from concept_encoder.bench.sizes import Sizes
     from concept_encoder.errors import UserError
 
     if files := [name for name in _words(given["models"]) if name.endswith(".py")]:  # what runs code says so

@@ -55,14 +55,6 @@ def test_mistakes_name_the_field(tmp_path, fields, message):
     assert "hunter2" not in str(refused.value)
 
 
-@pytest.mark.parametrize("words", [["plan"], ["plan", "hosts"], ["data"], ["tokenizer"]])
-def test_a_group_of_commands_alone_prints_its_help(capsys, words):
-    with pytest.raises(SystemExit) as stopped:
-        main(words)
-    assert stopped.value.code == 0
-    assert "Commands:" in capsys.readouterr().out
-
-
 def test_hosts_take_what_is_said_for_all(tmp_path):
     hosts = load_hosts(
         write(tmp_path, python="python3.12", workers=["two", {"ssh": "three", "python": "py", "gpus": 2}])
