@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save_file
 
 from concept_encoder import analysis as room
 from concept_encoder.analysis.pictures import figures_of
-from concept_encoder.data.tasks.conllu import tagged
+from concept_encoder.data.conllu import tagged
 from concept_encoder.errors import UserError
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from concept_encoder.analysis.roles import selectivity, word_attention
 from concept_encoder.analysis.words import tag_texts, words_of_tokens
-from concept_encoder.data.tasks.conllu import tagged
+from concept_encoder.data.conllu import tagged
 from concept_encoder.errors import UserError
 
 

@@ -11,7 +11,7 @@ from concept_encoder.analysis.material import Material, held_out_material, run_o
 from concept_encoder.analysis.present import concept_report, read_analysis, write_analysis
 from concept_encoder.analysis.report import Number, Report
 from concept_encoder.analysis.subject import Subject, load_subject
-from concept_encoder.data.tasks.conllu import read_conllu
+from concept_encoder.data.conllu import read_conllu
 
 __all__ = [
     "Material",

@@ -22,7 +22,7 @@ from concept_encoder.analysis.overlap import dimension_use, overlap_report
 from concept_encoder.analysis.rank import rank_report
 from concept_encoder.analysis.roles import selectivity, word_attention
 from concept_encoder.analysis.subject import Kind, Subject, Tokenized, load_subject
-from concept_encoder.data.tasks.conllu import TaggedSentence
+from concept_encoder.data.conllu import TaggedSentence
 from concept_encoder.errors import UserError
 from concept_encoder.model import (
     ConceptEncoderForMaskedLM,

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from concept_encoder.analysis.capture import Progress
 from concept_encoder.analysis.subject import Subject, Tokenized, batches
-from concept_encoder.data.tasks.conllu import spans_of_words
+from concept_encoder.data.conllu import spans_of_words
 from concept_encoder.data.tasks.tagging import first_tokens
 from concept_encoder.model import ConceptEncoderModel
 from concept_encoder.model.interventions import averaged, shuffled, zeroed

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
+from concept_encoder.data.conllu import TaggedSentence, tagged
 from concept_encoder.data.corpus import DataConfig, labelled_documents
 from concept_encoder.data.tasks.config import TaskConfig
-from concept_encoder.data.tasks.conllu import TaggedSentence, tagged
 from concept_encoder.data.tasks.load import TaskData, load_task
 from concept_encoder.data.tasks.tagging import TaggedExamples
 from concept_encoder.errors import UserError

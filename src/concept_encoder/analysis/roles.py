@@ -26,7 +26,7 @@ from scipy.stats import false_discovery_control, norm
 from concept_encoder.analysis.capture import Progress
 from concept_encoder.analysis.subject import Subject, batches, tokenize
 from concept_encoder.analysis.words import words_of_tokens
-from concept_encoder.data.tasks.conllu import TaggedSentence
+from concept_encoder.data.conllu import TaggedSentence
 
 SENTENCES_NEEDED = 50
 WORDS_NEEDED = 50  # a rarer class is left out

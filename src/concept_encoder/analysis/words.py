@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
-from concept_encoder.data.tasks.conllu import Span, TaggedSentence
+from concept_encoder.data.conllu import Span, TaggedSentence
 from concept_encoder.errors import UserError
 
 

@@ -45,7 +45,7 @@ def command(checkpoint: str, task: tuple[str, ...], texts: str | None, text_colu
     from concept_encoder.analysis.words import tag_texts
     from concept_encoder.cli.show import progress, show_table
     from concept_encoder.cli.write_tables import writable_folder
-    from concept_encoder.data.tasks.conllu import read_conllu
+    from concept_encoder.data.conllu import read_conllu
 
     subject = load_subject(checkpoint, states)
     folder = writable_folder(Path(output) if output else Path(checkpoint) / "analysis")

@@ -6,7 +6,7 @@
 | `.jsonl` | a line, one JSON object | its keys |
 | `.csv`, `.tsv` | a record under a header, quoted as CSV in both | the header |
 | `.parquet` | a row | the schema |
-| `.conllu` | a sentence | `text`; and a list over its words: `tokens`, `upos`, `xpos`, … (see `tasks/conllu.py`) |
+| `.conllu` | a sentence | `text`; and a list over its words: `tokens`, `upos`, `xpos`, … (see `conllu.py`) |
 | a folder | the rows of all such files in it, in sorted order, at any depth | |
 | `org/name` | a row of a data set of the hub, or of its local mirror | |
 
@@ -32,8 +32,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from huggingface_hub import is_offline_mode
 
+from concept_encoder.data.conllu import sentence_rows
 from concept_encoder.data.hub import check_hub
-from concept_encoder.data.tasks.conllu import sentence_rows
 from concept_encoder.errors import UserError, nearest
 
 DATA_ROOT = "CONCEPT_ENCODER_DATA_ROOT"

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from concept_encoder.data.conllu import spans_of_words
 from concept_encoder.data.tasks.config import TaskConfig
-from concept_encoder.data.tasks.conllu import spans_of_words
 from concept_encoder.data.tasks.load import load_task
 from concept_encoder.data.tasks.tagging import NO_LABEL, TaggedExamples, first_tokens, is_iob2, tokenize_tagged
 from concept_encoder.data.tokenizer import train_tokenizer

@@ -13,9 +13,9 @@ from typing import Any
 import datasets
 from transformers import PreTrainedTokenizerFast
 
+from concept_encoder.data.conllu import Span, spans_of_words
 from concept_encoder.data.sources import Row, clean_text
 from concept_encoder.data.split import share
-from concept_encoder.data.tasks.conllu import Span, spans_of_words
 from concept_encoder.data.tasks.labels import ClassNumbers, class_value
 from concept_encoder.errors import UserError
 

@@ -1,6 +1,6 @@
 import pytest
 
-from concept_encoder.data.tasks.conllu import read_conllu, sentence_rows, tagged
+from concept_encoder.data.conllu import read_conllu, sentence_rows, tagged
 from concept_encoder.errors import UserError
 
 CONLLU = """# text = I can't, José.
