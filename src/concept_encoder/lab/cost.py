@@ -29,15 +29,17 @@ class PlanCost:
 
 
 def cost(plan: Plan, runs: Sequence[Run], room: Room) -> PlanCost:
-    """Add up the runs, each content once. Raises `UserError` for a run that no host has the GPUs for."""
+    """Add up the runs, each content once. Raises `UserError` for a run that nobody has the GPUs for."""
     unique = {run.id: run for run in runs}.values()
     for run in unique:
         asked = run.experiment.resources.gpus
-        if room.gpus is not None and asked > max(room.gpus.values()):
+        widest = room.widest if run.verb.takes_recipe else 0
+        if room.gpus is not None and asked > max(widest, *room.gpus.values()):
             found = ", ".join(f"{host} has {gpus}" for host, gpus in room.gpus.items())
             raise UserError(
                 f"experiments.{run.experiment.id}.resources.gpus: {asked}, but {found}; "
-                "ask for fewer, or give --gpus N or --on ENGINE for the machines it will run on"
+                "ask for fewer, or give --gpus N or --on ENGINE for the machines it will run on "
+                "(over several hosts: pretrain and finetune, on Ray, with shared: true in the hosts file)"
             )
     gpu_hours = sum(run.experiment.resources.hours * run.experiment.resources.gpus for run in unique)
     cpu_hours = sum(run.experiment.resources.hours for run in unique if not run.experiment.resources.gpus)

@@ -64,8 +64,7 @@ def command_line(
     if verb.takes_recipe:
         start = list(program)
         if gpus > 1 and program == PROGRAM:
-            launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(gpus)]
-            start = [*launcher, *program[1:]]
+            start = [*torchrun(gpus), *program[1:]]
         return [*start, verb.name, str(recipe), f"training.output_dir={json.dumps(str(folder))}"]
     options = dict(sections.get("options") or {})
     positional = [str(options.pop(verb.positional))] if verb.positional in options else []
@@ -78,6 +77,11 @@ def command_line(
         elif value not in (False, None):
             words += [f"{flag}={each}" for each in (value if isinstance(value, list) else [value])]
     return [*program, verb.name, *words, "--", *positional]
+
+
+def torchrun(gpus: int) -> list[str]:
+    """The words before `-m MODULE` that start it once for each GPU of this machine."""
+    return [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(gpus)]
 
 
 def read_result(verb: Verb, folder: Path) -> dict[str, Any] | None:

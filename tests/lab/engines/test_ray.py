@@ -1,6 +1,7 @@
 """The Ray engine: what it decides, beside a server of paper, and (slow) on a cluster of two nodes on this machine."""
 
 import contextlib
+import json
 import os
 import secrets
 import signal
@@ -12,13 +13,18 @@ from pathlib import Path
 
 import pytest
 
+import concept_encoder
 from concept_encoder.errors import UserError
 from concept_encoder.lab.cost import cost
 from concept_encoder.lab.engines.engine import Job
+from concept_encoder.lab.engines.on_host import VARIABLE, packed, unpacked
 from concept_encoder.lab.engines.ray_jobs import Places, RayEngine
 from concept_encoder.lab.engines.ray_server import NoAnswer, Node, RayJob, RayServer
+from concept_encoder.lab.failures import Failure, diagnose
 from concept_encoder.lab.plan import load_plan
 from concept_encoder.lab.runs import expand
+from concept_encoder.lab.verbs import PROGRAM, VERBS, command_line
+from concept_encoder.records import read_metrics
 
 SMALL = ("--object-store-memory=80000000", "--disable-usage-stats")
 
@@ -26,17 +32,20 @@ SMALL = ("--object-store-memory=80000000", "--disable-usage-stats")
 class PaperServer:
     """Two hosts, `a` with 2 GPUs and `b` with 1; jobs are what the test says they are."""
 
-    def __init__(self):
+    def __init__(self, hosts: tuple[int, int] = (2, 1)):
+        self.gpus = hosts
         self.jobs: dict[str, RayJob | None] = {}
         self.hosts: list[str | None] = []
+        self.options: list[dict] = []
         self.cut, self.code, self.over = False, None, False
 
     def nodes(self) -> list[Node]:
-        return [Node("1", "a", "10.0.0.1", 4, 2), Node("2", "b", "10.0.0.2", 4, 1)]
+        return [Node("1", "a", "10.0.0.1", 4, self.gpus[0]), Node("2", "b", "10.0.0.2", 4, self.gpus[1])]
 
     def submit(self, id: str, **options) -> None:
         self.jobs[id] = RayJob("RUNNING", "", None, "None", "")
         self.hosts.append(options["host"])
+        self.options.append(options)
 
     def job(self, id: str) -> RayJob | None:
         if self.cut:
@@ -59,10 +68,32 @@ def test_room_is_that_of_the_hosts_and_a_job_waits_for_it(tmp_path):
     assert engine.submit(paper(tmp_path, "cpu")), "what was submitted is not submitted again"
 
 
-def test_resources_that_no_host_has_are_told_with_what_each_has(write_plan):
+def test_resources_that_nobody_has_are_told_with_what_each_has(write_plan):
+    apart, together = (Places(Path("/far"), shared) for shared in (False, True))
     plan = load_plan(write_plan({"id": "big", "resources": {"gpus": 3}}))
-    with pytest.raises(UserError, match=r"experiments.big.resources.gpus: 3, but a has 2, b has 1; ask for fewer"):
-        cost(plan, expand(plan), RayEngine(PaperServer()).room)
+    with pytest.raises(UserError, match=r"experiments.big.resources.gpus: 3, but a has 2, b has 1; .*shared: true"):
+        cost(plan, expand(plan), RayEngine(PaperServer(), apart).room)
+    cost(plan, expand(plan), RayEngine(PaperServer(), together).room)
+    with pytest.raises(UserError, match=r"gpus: 3, but a has 2, b has 0"):
+        cost(plan, expand(plan), RayEngine(PaperServer(hosts=(2, 0)), together).room)
+    bench = {"id": "big", "verb": "bench", "recipe": None, "resources": {"gpus": 3}}
+    plan = load_plan(write_plan(bench))
+    with pytest.raises(UserError, match=r"gpus: 3, but a has 2, b has 1; .*pretrain and finetune"):
+        cost(plan, expand(plan), RayEngine(PaperServer(), together).room)
+
+
+def test_ray_train_takes_the_place_of_torchrun_where_no_host_has_the_gpus(tmp_path):
+    for shared, gpus, spread in ((True, 2, False), (True, 3, True), (False, 3, False)):
+        server = PaperServer()
+        command = command_line(VERBS["pretrain"], {}, Path("/far/recipe.yaml"), Path("/far/run"), gpus)
+        it = Job(tmp_path / f"attempts/{shared}{gpus}", command, tmp_path / "runs/run", gpus)
+        assert RayEngine(server, Places(Path("/far"), shared)).submit(it)
+        (options,) = server.options
+        content = unpacked(options["variables"][VARIABLE])
+        assert (content["spread"], options["gpus"]) == (spread, 0 if spread else gpus)
+        over_hosts = ["-m", "concept_encoder.lab.engines.ray_train", "GPU", "3", "pretrain", "/far/recipe.yaml"]
+        assert (content["command"][1:7] == over_hosts) is spread
+        assert content["command"][-1] == command[-1]
 
 
 @pytest.mark.parametrize(
@@ -269,6 +300,56 @@ def test_a_queued_job_has_the_code_as_it_was(cluster, engine, tmp_path):
     log = (tmp_path / "log" / "log.txt").read_text()
     assert "as it was" in log
     assert "edited" not in log
+
+
+RECIPE = """
+model: {{preset: woven, num_layers: 2, hidden_size: 16, num_attention_heads: 2, local_window: 8}}
+data: {{corpus: {folder}/text.txt, vocab_size: 64, sequence_length: 24, cache_dir: {folder}/cache}}
+training: {{output_dir: {folder}/one, max_steps: 4, batch_size: {batch_size}, learning_rate: 0.01, log_every: 1}}
+"""
+
+
+def on_two_nodes(engine: RayEngine, folder: Path, name: str, batch_size: int) -> tuple[Job, str]:
+    """Pretrain with a process on each node, on CPUs as nobody here has a GPU; returns the job and its whole log."""
+    it = Job(folder / "attempts" / name, [], folder / "runs" / name)
+    recipe = it.folder / "recipe.yaml"
+    words = ["pretrain", str(recipe), f"training.output_dir={it.output}"]
+    content = {
+        "folder": str(it.folder), "output": str(it.output), "python": sys.executable, "environment": {}, "spread": True,
+        "command": [sys.executable, "-m", "concept_encoder.lab.engines.ray_train", "CPU", "2", *words],
+        "files": {recipe.name: RECIPE.format(folder=folder, batch_size=batch_size)}, "last": ["result.json"],
+    }  # fmt: skip
+    id, module = f"test-{secrets.token_hex(4)}", Path(concept_encoder.__file__).parent
+    start, variables = f"{sys.executable} -m concept_encoder.lab.engines.on_host", {VARIABLE: packed(content)}
+    it.folder.mkdir(parents=True)
+    (it.folder / "job.json").write_text(json.dumps({"id": id}))
+    engine.server.submit(id, entrypoint=start, variables=variables, module=module, cpus=0, gpus=0, host=None)
+    until(lambda: not engine.status(it).going, seconds=900)
+    return it, "".join(engine.logs(it))
+
+
+@pytest.mark.slow
+def test_a_run_over_two_nodes_has_the_losses_of_one_process_and_its_exit_code(engine, tmp_path):
+    (tmp_path / "text.txt").write_text("\n".join(f"{'ab'[i % 2]} line {i % 7} of {i % 5}, {i}." for i in range(400)))
+    recipe = tmp_path / "one.yaml"
+    recipe.write_text(RECIPE.format(folder=tmp_path, batch_size=8))
+    subprocess.run([*PROGRAM, "pretrain", str(recipe)], check=True, capture_output=True)
+    holder, module = f"test-{secrets.token_hex(4)}", Path(concept_encoder.__file__).parent
+    options = {"variables": {}, "module": module, "gpus": 0, "cpus": 1, "host": "__internal_head__"}
+    engine.server.submit(holder, entrypoint="sleep 900", **options)  # leaves one CPU on each node, for a process each
+    engine = RayEngine(engine.server, Places(tmp_path))
+    try:
+        until(lambda: engine.server.job(holder).state == "RUNNING")
+        it, log = on_two_nodes(engine, tmp_path, "mistake", 9)
+        failure = diagnose(log, engine.status(it).code)
+        assert failure == Failure("mistake", "training.batch_size: 9 is not divisible by 2 processes")
+        it, log = on_two_nodes(engine, tmp_path, "two", 8)
+        assert engine.status(it).code == 0, log[-3000:]
+        one, two = ([r["loss"] for r in read_metrics(run) if "loss" in r] for run in (tmp_path / "one", it.output))
+        assert two == pytest.approx(one, rel=1e-5)
+        assert len(two) == 4
+    finally:
+        engine.server.stop(holder)
 
 
 @pytest.mark.slow

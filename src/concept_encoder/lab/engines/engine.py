@@ -59,11 +59,13 @@ class Room:
 
     Attributes:
         slots: runs without a GPU at once.
-        gpus: host -> how many it has (a run lives on one host); None where somebody else's queue decides.
+        gpus: host -> how many it has; None where somebody else's queue decides.
+        widest: how many GPUs a run may have over several hosts; 0 where a run lives on one.
     """
 
     slots: int
     gpus: Mapping[str, int] | None
+    widest: int = 0
 
 
 class Engine(Protocol):

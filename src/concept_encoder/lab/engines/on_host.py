@@ -35,6 +35,11 @@ def packed(job: Mapping[str, Any]) -> str:
     return base64.b64encode(json.dumps(job).encode()).decode("ascii")
 
 
+def unpacked(value: str) -> dict[str, Any]:
+    """The job again."""
+    return json.loads(base64.b64decode(value))
+
+
 class Sender:
     """Sends what is new in a run's folder.
 
@@ -118,7 +123,9 @@ def main(job: Mapping[str, Any]) -> int:
 
 def _run(job: Mapping[str, Any], sender: Sender, store: Callable[[], None]) -> int:
     command = [sys.executable if word == job["python"] else word for word in job["command"]]
-    mine = {name: value for name, value in os.environ.items() if name != VARIABLE and not name.startswith("RAY_")}
+    mine = dict(os.environ)
+    if not job.get("spread"):  # else the command asks Ray for processes, as this job
+        mine = {name: value for name, value in mine.items() if name != VARIABLE and not name.startswith("RAY_")}
     try:
         process = subprocess.Popen(
             command,
@@ -192,6 +199,6 @@ def _say(line: str) -> None:
 
 
 if __name__ == "__main__":
-    ended = main(json.loads(base64.b64decode(os.environ[VARIABLE])))
+    ended = main(unpacked(os.environ[VARIABLE]))
     _say(exit_line(ended))
     sys.exit(ended if ended >= 0 else 128 - ended)

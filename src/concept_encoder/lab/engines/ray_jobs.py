@@ -22,7 +22,7 @@ from concept_encoder.lab.engines.on_host import VARIABLE, packed
 from concept_encoder.lab.engines.ray_server import NoAnswer, RayJob, RayServer
 from concept_encoder.lab.engines.supervise import read
 from concept_encoder.lab.failures import mask
-from concept_encoder.lab.verbs import VERBS
+from concept_encoder.lab.verbs import PROGRAM, VERBS, torchrun
 from concept_encoder.records import write_atomically
 
 _STOP = {"RAY_JOB_STOP_SIGNAL": "SIGINT", "RAY_JOB_STOP_WAIT_TIME_S": "30"}  # then Ray kills
@@ -56,6 +56,8 @@ class RayEngine(Engine):
         slots: how many jobs without a GPU run at once; None: one for `cpus` of the cluster's.
         gpus: at most so many at once.
         cpus: of a job without a GPU; one with GPUs takes one for each.
+
+    A run with more GPUs than any host has goes over several that share files, through Ray Train (`ray_train.py`).
     """
 
     def __init__(
@@ -80,7 +82,13 @@ class RayEngine(Engine):
         for node in nodes:
             name = node.name if node.name not in per_host else f"{node.name} ({node.id[:6]})"  # two nodes on one host
             per_host[name] = node.gpus if gpus is None else min(node.gpus, gpus)
-        return Room(slots or max(cpus, 1), per_host or {"the cluster": 0})
+        return Room(slots or max(cpus, 1), per_host or {"the cluster": 0}, self._most if self.places.shared else 0)
+
+    @property
+    def _most(self) -> int:
+        """GPUs in use at once, over all hosts."""
+        total, asked = sum(node.gpus for node in self.server.nodes()), self._asked[1]
+        return total if asked is None else min(total, asked)
 
     def there(self, folder: Path) -> Path:
         if self.places.folder is None:
@@ -93,16 +101,16 @@ class RayEngine(Engine):
                 return True
             if not self._has_room(job):
                 return False
-            pinned = self._pinned(job)
+            pinned, spread = self._pinned(job), self._over_hosts(job)
             self.server.submit(
                 self._id(job),
                 entrypoint=shlex.join(
                     [self.places.python, "-m", "concept_encoder.lab.engines.on_host"]
                 ),  # all that a shell sees
-                variables={VARIABLE: packed(self._content(job)), **_STOP},
+                variables={VARIABLE: packed(self._content(job, spread)), **_STOP},
                 module=Path(concept_encoder.__file__).parent,
-                cpus=job.gpus or self.cpus,
-                gpus=job.gpus,
+                cpus=0 if spread else job.gpus or self.cpus,  # its processes take theirs on their own hosts
+                gpus=0 if spread else job.gpus,
                 host=pinned,
             )
         except NoAnswer:
@@ -118,8 +126,16 @@ class RayEngine(Engine):
         room, running = self.room, self._running.values()
         if not job.gpus:
             return sum(not gpus for gpus in running) < room.slots
-        total, asked = sum(room.gpus.values()), self._asked[1]
-        return job.gpus + sum(running) <= (total if asked is None else min(total, asked))
+        return job.gpus + sum(running) <= self._most
+
+    def _over_hosts(self, job: Job) -> list[str] | None:
+        """The command with Ray Train in torchrun's place; None when a run lives on one host."""
+        launcher = torchrun(job.gpus)
+        wide = job.gpus > max((node.gpus for node in self.server.nodes()), default=0)
+        if not (wide and self.places.shared and list(job.command[: len(launcher)]) == launcher):
+            return None
+        words = job.command[len(launcher) + len(PROGRAM) - 1 :]
+        return [sys.executable, "-m", "concept_encoder.lab.engines.ray_train", "GPU", str(job.gpus), *words]
 
     def _id(self, job: Job) -> str:
         """The job's name on Ray, written down before Ray hears of it."""
@@ -193,12 +209,13 @@ class RayEngine(Engine):
             write_atomically(file, f"{store.name}-{secrets.token_hex(4)}")
         return Path(file.read_text(encoding="utf-8"), *folder.parts[-2:])
 
-    def _content(self, job: Job) -> dict[str, Any]:
+    def _content(self, job: Job, spread: list[str] | None) -> dict[str, Any]:
         environment = {"OMP_NUM_THREADS": str(self.cpus), "CUDA_VISIBLE_DEVICES": ""} if not job.gpus else {}
         content = {
             "folder": str(self.there(job.folder)),
             "output": str(self.there(job.output)),
-            "command": list(job.command),
+            "command": spread or list(job.command),
+            "spread": spread is not None,
             "python": sys.executable,  # is the host's own there
             "environment": {**self.places.variables, **job.environment, **environment},
             "files": dict(job.files),
