@@ -87,13 +87,16 @@ def set_fields(sections: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[s
     return merged
 
 
-def from_mapping(cls: type[T], mapping: Mapping[str, Any] | None, section: str) -> T:
-    """Build the dataclass `cls` from a mapping; errors name `section.field` and the remedy."""
+def from_mapping(cls: type[T], mapping: Mapping[str, Any] | None, section: str, **ours: Any) -> T:
+    """Build the dataclass `cls` from a mapping; errors name `section.field` and the remedy.
+
+    Fields in `ours` come from the code; the mapping may not give them.
+    """
     mapping = {} if mapping is None else mapping
     if not isinstance(mapping, Mapping):
         raise UserError(f"{section}: expected fields, found {mapping!r}")
     hints = typing.get_type_hints(cls)
-    known = {field.name: field for field in dataclasses.fields(cls) if field.init}
+    known = {field.name: field for field in dataclasses.fields(cls) if field.init and field.name not in ours}
     values = {}
     for name, value in mapping.items():
         if name not in known:
@@ -104,7 +107,7 @@ def from_mapping(cls: type[T], mapping: Mapping[str, Any] | None, section: str) 
     if missing:
         raise UserError(f"{section}.{missing[0]}: required; set it in the recipe or as {section}.{missing[0]}=…")
     try:
-        return cls(**values)
+        return cls(**values, **ours)
     except UserError:
         raise
     except ValueError as error:

@@ -11,9 +11,10 @@ import yaml
 
 from concept_encoder.cli.main import main
 from concept_encoder.data.tokenizer import train_tokenizer
+from concept_encoder.lab.metrics import metrics_of
 from concept_encoder.lab.plan import load_plan
 from concept_encoder.lab.runs import expand
-from concept_encoder.lab.verbs import VERBS, command_line, metrics_of, read_result
+from concept_encoder.lab.verbs import VERBS, command_line, read_result
 from concept_encoder.model import ConceptEncoderForMaskedLM, preset_config
 
 WORDS = ["cat", "dog", "cow", "hen", "saw", "axe", "file", "drill"]

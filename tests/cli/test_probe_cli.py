@@ -9,7 +9,8 @@ from transformers import BertConfig, BertForMaskedLM
 
 from concept_encoder.cli.main import main
 from concept_encoder.data.tokenizer import train_tokenizer
-from concept_encoder.lab.verbs import VERBS, command_line, metrics_of, read_result
+from concept_encoder.lab.metrics import metrics_of
+from concept_encoder.lab.verbs import VERBS, command_line, read_result
 from concept_encoder.model import ConceptEncoderForMaskedLM, preset_config
 
 WORDS = ["the cat sees a dog", "a dog sees the cat", "dogs see cats", "cats see the dog and a cat"]

@@ -4,12 +4,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from concept_encoder.analysis.key_figures import KEY_FIGURES
 from concept_encoder.errors import UserError
 from concept_encoder.lab.cost import cost
 from concept_encoder.lab.engines.engine import Room
 from concept_encoder.lab.gates import parse_gate
+from concept_encoder.lab.metrics import ANALYSIS, reported, reports
 from concept_encoder.lab.plan import load_plan
 from concept_encoder.lab.runs import expand
+from concept_encoder.lab.verbs import VERBS
 
 A = {"id": "a"}
 
@@ -58,6 +61,18 @@ A = {"id": "a"}
             "experiments.a.gates.go on if: bert.512.tokens_per_second: no run of a reports it",
         ),
         ([{"hypothesis": "x"}], "plan.experiments[0].id: missing"),
+        (
+            [
+                {
+                    "id": "a",
+                    "verb": "analyze",
+                    "recipe": None,
+                    "gates": {"stop if": "rank.content_rnk < 1"},
+                    "overrides": {"options.checkpoint": "runs/mine"},
+                }
+            ],
+            "experiments.a.gates.stop if: rank.content_rnk: no run of a reports it; did you mean 'rank.content_rank'",
+        ),
         (
             [{"id": "a", "expect": {"metric": [], "direction": "up", "by": 1, "against": 2}}],
             "experiments.a.expect.metric: an empty list; name one at least",
@@ -111,6 +126,32 @@ def test_mistakes_are_named_in_one_line(write_plan, experiments, message):
         expand(load_plan(write_plan(*experiments)))
     assert message in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("verb", "options", "known", "unknown"),
+    [
+        ("analyze", {}, "rank.share_of_ceiling", "blimp.accuracy"),
+        ("probe", {}, "blimp.paradigms.wh_island.accuracy", "perplexity.per_word"),
+        ("probe", {"probe": ["perplexity"]}, "perplexity.shuffled.per_word", "blimp.accuracy"),
+        ("probe", {"probe": "sts"}, "sts.stsb.tokens.spearman", "sts.cola.tokens.spearman"),
+        ("probe", {"task": "cola"}, "linear.cola.concepts.zeroed.accuracy", "linear.cola.concepts.f1"),
+        ("probe", {"mteb": ["STS12"]}, "mteb.STS12.main_score", "mteb.STS13.main_score"),
+        ("bench", {"models": "hf:bert,bixt"}, "hf-bert.512.memory_bytes", "bixt.512.megabytes"),
+        ("evaluate", {"suite": "glue"}, "mrpc.baseline.majority-class.f1", "via_decoder.mrpc.f1"),
+        ("evaluate", {"task": "rte", "head": ["pair", "cls_query"]}, "pair.rte.accuracy", "rte.accuracy"),
+        ("evaluate", {"task": ["mnli", "rte"], "mnli_first": True}, "pair-mnli-first.rte.accuracy", "rte.accuracy"),
+        ("evaluate", {"set": "data.train=mine.csv"}, "mine.macro_f1", "mine.recall"),
+    ],
+)
+def test_what_a_run_will_report(verb, options, known, unknown):
+    names = reported(VERBS[verb], {"options": options})
+    assert reports(names, known)
+    assert not reports(names, unknown)
+
+
+def test_an_analysis_reports_its_key_figures():
+    assert set(ANALYSIS) == {".".join(key.path) for key in KEY_FIGURES} - {"health.verdict"}
 
 
 def test_a_plan_cannot_run_code(write_plan):

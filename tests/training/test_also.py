@@ -14,7 +14,8 @@ from concept_encoder.data.tasks.config import TaskConfig
 from concept_encoder.data.tokenizer import train_tokenizer
 from concept_encoder.errors import UserError
 from concept_encoder.evaluation.runs import read_runs
-from concept_encoder.lab.verbs import VERBS, metrics_of, reports
+from concept_encoder.lab.metrics import metrics_of, reported, reports
+from concept_encoder.lab.verbs import VERBS
 from concept_encoder.model import ConceptEncoderForMaskedLM, preset_config
 from concept_encoder.settings import from_mapping
 
@@ -59,8 +60,8 @@ def test_every_split_is_read_as_a_run_with_its_baselines_and_controls(recipe, tm
     assert metrics["mnli-mm.accuracy"] == mismatched.scores["accuracy"]
     assert "mnli-mm.shuffled.accuracy" in metrics
     data = {"task": "mnli", "also": ["mnli-mm"]}
-    assert reports(VERBS["finetune"], {"data": data}, "mnli-mm.accuracy")
-    assert not reports(VERBS["finetune"], {"data": {"task": "mnli"}}, "mnli-mm.accuracy")
+    assert reports(reported(VERBS["finetune"], {"data": data}), "mnli-mm.accuracy")
+    assert not reports(reported(VERBS["finetune"], {"data": {"task": "mnli"}}), "mnli-mm.accuracy")
 
 
 @pytest.mark.parametrize(

@@ -109,6 +109,7 @@ def run(
     """
     from concept_encoder.cli.plan_check import check_recipes
     from concept_encoder.lab.cost import cost
+    from concept_encoder.lab.engines.local import visible_gpus
     from concept_encoder.lab.engines.table import engine_name, open_engine
     from concept_encoder.lab.plan import load_plan
     from concept_encoder.lab.runs import expand
@@ -119,6 +120,10 @@ def run(
     runs = expand(loaded)
     on = engine_name(on or _engine_before(plan, store))
     engine = open_engine(on, slots, gpus)
+    if on == "local" and gpus and gpus > (seen := len(visible_gpus())):
+        click.echo(
+            f"note: --gpus {gpus}, but {seen} can be seen here; a run that finds none trains on the CPU", err=True
+        )
     cost(loaded, runs, engine.room)
     kept = Store(store_folder(plan, store))
     with kept.lock():

@@ -185,7 +185,7 @@ def load_plan(path: str | Path) -> Plan:
     for name in ("title", "experiments"):
         if name not in content:
             raise UserError(f"{path}: {name}: missing; a plan has title and experiments")
-    plan = from_mapping(Plan, {**content, "folder": str(path.parent)}, "plan")
+    plan = from_mapping(Plan, content, "plan", folder=path.parent)
     if not plan.experiments:
         raise UserError("plan.experiments: empty; a plan has at least one")
     experiments = [_experiment(raw, place, plan.defaults) for place, raw in enumerate(plan.experiments)]

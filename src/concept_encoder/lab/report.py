@@ -10,12 +10,13 @@ from markupsafe import Markup
 
 from concept_encoder.lab.failures import mask
 from concept_encoder.lab.findings import find, next_steps
+from concept_encoder.lab.metrics import metrics_of
 from concept_encoder.lab.plan import Plan
 from concept_encoder.lab.plots import effects, gap, loss_curves
 from concept_encoder.lab.progress import duration
 from concept_encoder.lab.runs import Run
 from concept_encoder.lab.store import State, Store
-from concept_encoder.lab.verbs import metrics_of, read_result
+from concept_encoder.lab.verbs import read_result
 from concept_encoder.records import write_atomically
 
 

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from concept_encoder.errors import UserError, nearest
+from concept_encoder.lab.metrics import STREAMED, reported, reports
 from concept_encoder.lab.plan import Experiment, Plan, is_reference
-from concept_encoder.lab.verbs import SECTIONS, STREAMED, VERBS, Verb, reports
+from concept_encoder.lab.verbs import SECTIONS, VERBS, Verb
 from concept_encoder.records import FREE_TO_CHANGE
 from concept_encoder.settings import load_yaml, set_fields
 
@@ -199,5 +200,8 @@ def _check_metrics(experiment: Experiment, of_experiment: Mapping[str, list[Run]
                 raise UserError(f"{where}.expect.against: {name} has no variant {variant!r}; {nearest(variant, valid)}")
             asked.append((f"{where}.expect.against", metric, others))
     for field_name, metric, runs in asked:
-        if not any(reports(run.verb, run.sections, metric) for run in runs):
-            raise UserError(f"{field_name}: {metric}: no run of {runs[0].experiment.id} reports it")
+        names = {name for run in runs for name in reported(run.verb, run.sections)}
+        if not reports(names, metric):
+            raise UserError(
+                f"{field_name}: {metric}: no run of {runs[0].experiment.id} reports it; {nearest(metric, names)}"
+            )

@@ -14,11 +14,12 @@ import yaml
 from concept_encoder.lab.early import hopeless, reason_to_stop
 from concept_encoder.lab.engines.engine import Engine, Job, JobStatus
 from concept_encoder.lab.failures import Failure, diagnose
+from concept_encoder.lab.metrics import metrics_of
 from concept_encoder.lab.progress import MetricsTail, figures, steps_in_log
 from concept_encoder.lab.readiness import Readiness
 from concept_encoder.lab.runs import Run
 from concept_encoder.lab.store import FINAL, State, Store
-from concept_encoder.lab.verbs import PROGRAM, VERBS, command_line, metrics_of, read_result
+from concept_encoder.lab.verbs import PROGRAM, VERBS, command_line, read_result
 
 RETRIES = {"crash": 1, "killed": 2, "lost": 3, "memory": 1}  # attempts after the first, by what went wrong
 

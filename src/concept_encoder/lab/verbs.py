@@ -1,20 +1,14 @@
-"""What a run of each verb is called with, what it leaves, and which metrics it reports."""
+"""What a run of each verb is called with, and what it leaves."""
 
 import json
-import math
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 PROGRAM = (sys.executable, "-m", "concept_encoder.cli.main")
 SECTIONS = ("model", "data", "objective", "training", "evaluation")
-STREAMED = ("loss", "eval_loss", "tokens_per_second", "grad_norm", "learning_rate")  # of metrics.jsonl
-_PRETRAINING = (
-    "eval_loss", "unigram_loss", "steps", "tokens_seen", "tokens_per_second", "parameters", "flops_per_token",
-    "concepts",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -91,76 +85,3 @@ def read_result(verb: Verb, folder: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return found if isinstance(found, dict) else None
-
-
-def metrics_of(verb: Verb, result: Mapping[str, Any]) -> dict[str, float]:
-    """The numbers of a result by the names in a plan: `eval_loss`, `mnli.accuracy`, `rank.content_rank`."""
-    if verb.name == "bench":  # bert.512.tokens_per_second
-        rows = result.get("rows") or []
-        return {
-            key: value
-            for row in rows
-            for key, value in _numbers(row, f"{row['model']}.{row['length']}.".replace(":", "-"))
-        }
-    if verb.name == "evaluate":  # of several heads, each by its name: cls_query.mnli.accuracy
-        systems, found = result.get("systems") or {}, {}
-        for system, each in systems.items():
-            start = f"{system}." if len(systems) > 1 else ""
-            for task, scores in each["tasks"].items():
-                found |= _scores(f"{start}{task}", scores)
-            found |= dict(_numbers(each["averages"], f"{start}average."))
-        return found
-    if verb.name != "finetune":
-        return dict(_numbers(result, ""))
-    scores = _scores(result.get("task", "task"), result)
-    for task, also in (result.get("also") or {}).items():
-        scores |= _scores(task, also)
-    return scores
-
-
-def _scores(task: str, result: Mapping[str, Any]) -> dict[str, float]:
-    scores = dict(_numbers(result.get("scores") or {}, f"{task}."))
-    for control, found in (result.get("controls") or {}).items():  # "concepts shuffled" -> mnli.shuffled.accuracy
-        scores |= dict(_numbers(found, f"{task}.{control.split()[-1]}."))
-    for baseline, found in (result.get("baselines") or {}).items():
-        scores |= dict(_numbers(found, f"{task}.baseline.{'-'.join(baseline.split(' (')[0].split())}."))
-    return scores
-
-
-def reports(verb: Verb, sections: Mapping[str, Any], metric: str) -> bool:
-    """Whether a run with these sections reports the metric when it has finished."""
-    if verb.name == "pretrain":
-        return metric in _PRETRAINING
-    if verb.name == "bench":  # bert.512.tokens_per_second
-        options, given = sections.get("options") or {}, metric.split(".", 2)
-        asked = [
-            str(options.get(name, part)).replace(":", "-").split(",")
-            for name, part in zip(("models", "lengths"), given)
-        ]
-        return len(given) == 3 and all(part in parts for part, parts in zip(given, asked))
-    if verb.name not in ("finetune", "evaluate"):
-        return "." in metric  # a path into the record
-    from concept_encoder.data.tasks.table import SUITES, TASKS
-
-    if verb.name == "evaluate":
-        options = sections.get("options") or {}
-        given = options.get("task") or []
-        tasks = [*SUITES.get(str(options.get("suite")), ()), *(given if isinstance(given, list) else [given])]
-        parts = metric.split(".")[:-1][:2]  # the head may come first
-        name = metric.rpartition(".")[2]
-        return "average" in parts or any(task in TASKS and name in TASKS[task].metrics for task in {*parts} & {*tasks})
-    task, _, name = metric.partition(".")
-    data = sections.get("data") or {}
-    named = TASKS.get(str(data.get("task")))
-    name = name.rpartition(".")[2]
-    if named and task in (data.get("also") or ()):
-        named = TASKS.get(task)
-    return bool(name) and (task == named.name and name in named.metrics if named else data.get("train") is not None)
-
-
-def _numbers(values: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, float]]:
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _numbers(value, f"{prefix}{name}.")
-        elif isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
-            yield f"{prefix}{name}", float(value)

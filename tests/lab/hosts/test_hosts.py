@@ -29,7 +29,8 @@ def write(where: Path, **fields) -> Path:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"wrokers": []}, "hosts.wrokers: no such field; did you mean 'workers'"),
+        ({"wrokers": []}, "hosts.yaml: hosts.wrokers: no such field; did you mean 'workers'"),
+        ({"file": "x"}, "hosts.file: no such field"),
         ({"head": {"shh": "x"}}, "hosts.head.shh: no such field; did you mean 'ssh'"),
         ({"workers": [{"ssh": "two", "gpus": -1}]}, "hosts.workers[0].gpus: -1 is too few"),
         (

@@ -69,7 +69,7 @@ def engine_name(on: str) -> str:
     """`ENGINE[:FILE]` in its one full form. Raises `UserError` when there is no such engine, or no such file."""
     name, _, file = on.partition(":")
     if name not in ENGINES:
-        raise UserError(f"--on {name}: no such engine; {nearest(name, ENGINES)}")
+        raise UserError(f"--on {on}: no such engine; {nearest(name, ENGINES)}")
     if file and not Path(file).is_file():
         raise UserError(f"--on {on}: no file {file}")
     return f"{name}:{Path(file).resolve()}" if file else name

@@ -112,16 +112,23 @@ class Hosts:
 
 
 def load_hosts(path: str | Path) -> Hosts:
-    """Read and check a hosts file. Raises `UserError` in one line that names the field."""
+    """Read and check a hosts file. Raises `UserError` in one line that names file and field."""
     path = Path(path)
     content = load_yaml(path, "hosts")
+    try:
+        return _hosts(content, path)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+
+
+def _hosts(content: dict[str, Any], path: Path) -> Hosts:
     python = content.get("python", "python3")
     if "head" in content:
         content["head"] = _host(content["head"], python, "hosts.head")
     if isinstance(content.get("workers"), list):
         each = enumerate(content["workers"])
         content["workers"] = [_host(raw, python, f"hosts.workers[{place}]") for place, raw in each]
-    hosts = from_mapping(Hosts, {**content, "file": str(path)}, "hosts")
+    hosts = from_mapping(Hosts, content, "hosts", file=path)
     names = [host.ssh for host in hosts.all]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice:
