@@ -6,10 +6,11 @@ from hypothesis import strategies as st
 
 from concept_encoder.analysis.key_figures import KEY_FIGURES
 from concept_encoder.errors import UserError
+from concept_encoder.evaluation.averages import AVERAGES
 from concept_encoder.lab.cost import cost
 from concept_encoder.lab.engines.engine import Room
 from concept_encoder.lab.gates import parse_gate
-from concept_encoder.lab.metrics import ANALYSIS, reported, reports
+from concept_encoder.lab.metrics import ANALYSIS, FEWEST_AVERAGED, reported, reports
 from concept_encoder.lab.plan import load_plan
 from concept_encoder.lab.runs import expand
 from concept_encoder.lab.verbs import VERBS
@@ -152,6 +153,13 @@ def test_what_a_run_will_report(verb, options, known, unknown):
 
 def test_an_analysis_reports_its_key_figures():
     assert set(ANALYSIS) == {".".join(key.path) for key in KEY_FIGURES} - {"health.verdict"}
+
+
+def test_an_average_needs_all_its_tasks():
+    fewest = min(len({name.split(".")[0] for part in each.parts for name in part}) for each in AVERAGES.values())
+    assert fewest == FEWEST_AVERAGED
+    assert not reports(reported(VERBS["evaluate"], {"options": {"task": "cola"}}), "average.AVG8-acc")
+    assert reports(reported(VERBS["evaluate"], {"options": {"suite": "glue"}}), "average.AVG8-acc")
 
 
 def test_a_plan_cannot_run_code(write_plan):

@@ -76,6 +76,7 @@ def test_the_page_escapes_and_fetches_nothing(page):
     assert all(link.startswith(("#", "data:")) for link in links.found)
     assert html.count("<svg") == 9  # curves of five experiments, effects of three, and the gap
     assert "<script>" not in page.with_suffix(".md").read_text()
+    assert "abcdefghijklmnop" not in html + page.with_suffix(".md").read_text()  # a secret
 
 
 def test_markdown_of_a_stranger_is_text():

@@ -2,13 +2,13 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import fmean
 from typing import Any
 
 from concept_encoder.lab.failures import mask
 from concept_encoder.lab.plan import Expected, Experiment, Plan
-from concept_encoder.lab.results import GateVerdict, Metrics, Observed, judge_gates, observe, values
+from concept_encoder.lab.results import GateVerdict, Metrics, Observed, judge_gates, observe, seeds_by_variant, values
 from concept_encoder.lab.runs import Run
 from concept_encoder.lab.statistics import MIN_SEEDS, Verdict, effects_of, interval, judge
 from concept_encoder.lab.store import State
@@ -16,13 +16,20 @@ from concept_encoder.lab.store import State
 
 @dataclass(frozen=True)
 class Row:
-    """A variant: its metric over seeds, and the effect against what it is compared with."""
+    """A variant: its metric over seeds, and the effect against what it is compared with.
+
+    Attributes:
+        seeds: that have reported, on both sides where two are compared.
+        planned: that were asked for. While some are missing there is no verdict: those that survive, or come first,
+            do not stand for all.
+    """
 
     variant: str
     mean: float | None
     interval: tuple[float, float] | None
     verdict: Verdict
     seeds: int
+    planned: int
 
 
 @dataclass(frozen=True)
@@ -68,7 +75,7 @@ def find(plan: Plan, runs: Sequence[Run], states: Mapping[str, State], metrics: 
     for run in runs:
         by_experiment.setdefault(run.experiment.id, []).append(run)
     observed = {name: observe(own, lambda run: metrics.get(run.id)) for name, own in by_experiment.items()}
-    return [_finding(each, by_experiment[each.id], states, observed) for each in plan.experiments]
+    return [_finding(each, by_experiment, states, observed) for each in plan.experiments]
 
 
 def next_steps(plan: Plan, findings: Sequence[Finding]) -> list[str]:
@@ -91,12 +98,17 @@ def next_steps(plan: Plan, findings: Sequence[Finding]) -> list[str]:
 
 
 def _finding(
-    experiment: Experiment, runs: Sequence[Run], states: Mapping[str, State], observed: Mapping[str, Observed]
+    experiment: Experiment,
+    by_experiment: Mapping[str, Sequence[Run]],
+    states: Mapping[str, State],
+    observed: Mapping[str, Observed],
 ) -> Finding:
-    own = [states[run.id] for run in runs]
+    runs = by_experiment[experiment.id]
+    own = [states[id] for id in dict.fromkeys(run.id for run in runs)]  # cells may share a run
     counts = Counter(state.state for state in own)
     ended = all(state.final for state in own)
-    rows = _rows(experiment.expect, experiment.id, observed) if experiment.expect else []
+    planned = {name: seeds_by_variant(each) for name, each in by_experiment.items()}
+    rows = _rows(experiment.expect, experiment.id, planned, observed) if experiment.expect else []
     verdict, would_decide = _verdict(rows, ended) if experiment.expect else ("no claim", "")
     hours = sum(state.seconds for state in own) / 3600
     return Finding(
@@ -108,52 +120,48 @@ def _finding(
         gates=judge_gates(experiment, observed[experiment.id]) if ended else [],
         hours=hours,
         gpu_hours=sum(state.seconds * state.gpus for state in own) / 3600,
-        planned_hours=sum(run.experiment.resources.hours for run in runs),
+        planned_hours=experiment.resources.hours * len(own),
         states=counts,
         troubles=[mask(f"{s.name}: {s.state}, {s.reason}") for s in own if s.state in ("failed", "stopped", "skipped")],
     )
 
 
-def _rows(expected: Expected, own: str, observed: Mapping[str, Observed]) -> list[Row]:
-    against, baseline = expected.against, None
-    if isinstance(against, str):
-        name, _, wanted = against.partition("/")
-        baseline = (observed[name], wanted)
-    variants = {
-        variant: values(seeds, expected.metrics)
-        for variant, seeds in sorted(observed[own].items())
-        if against != f"{own}/{variant}"
-    }
-    variants = {variant: found for variant, found in variants.items() if found}
+def _rows(
+    expected: Expected, own: str, planned: Mapping[str, Mapping[str, set[int]]], observed: Mapping[str, Observed]
+) -> list[Row]:
+    """A row for every variant that was planned, whether it has reported or not."""
+    variants = [variant for variant in sorted(planned[own]) if expected.target != (own, variant)]
     rows = []
-    for variant, found in variants.items():
-        other: Any = against if baseline is None else _counterpart(*baseline, variant, expected.metrics)
+    for variant in variants:
+        found, seeds = values(observed[own].get(variant, {}), expected.metrics), planned[own][variant]
+        other: Any = expected.against
+        if expected.target is not None:
+            name = expected.target[0]
+            counterpart = expected.counterpart(variant, planned[name])
+            assert counterpart is not None  # `expand` has seen to it
+            other = values(observed[name].get(counterpart, {}), expected.metrics)
+            seeds = seeds & planned[name][counterpart]
         effects = effects_of(found, other, expected.direction, expected.relative)
         verdict = judge(effects, expected.by, len(variants))
-        rows.append(Row(variant, fmean(found.values()), interval(list(found.values())), verdict, len(found)))
+        if len(effects) < len(seeds):
+            verdict = replace(verdict, word="undecided", would_decide=None)
+        mean = fmean(found.values()) if found else None
+        rows.append(Row(variant, mean, interval(list(found.values())), verdict, len(effects), len(seeds)))
     return rows
 
 
-def _counterpart(observed: Observed, wanted: str, variant: str, metrics: Sequence[str]) -> dict[int, float]:
-    """What a variant is compared with: the one that is asked for, else that of the same name, else the only one."""
-    reporting = {name: values(seeds, metrics) for name, seeds in observed.items()}
-    reporting = {name: found for name, found in reporting.items() if found}
-    only = next(iter(reporting)) if len(reporting) == 1 else None
-    name = wanted or (variant if variant in reporting else only)
-    return reporting.get(name, {}) if name is not None else {}
-
-
 def _verdict(rows: Sequence[Row], ended: bool) -> tuple[str, str]:
-    """One word for an experiment: supported if one variant is, refuted if all are."""
+    """One word for an experiment that has ended: supported if one variant is, refuted if all are."""
     words = [row.verdict.word for row in rows]
-    if "supported" in words:
+    if ended and "supported" in words:
         which = next(row.variant for row in rows if row.verdict.word == "supported")
         return "supported" + (f" (by {which})" if len(rows) > 1 else ""), ""
-    if words and all(word == "refuted" for word in words) and ended:
+    if ended and words and all(word == "refuted" for word in words):
         return "refuted", ""
-    if not rows:
-        return ("undecided" if ended else "open"), "no result reports the metric yet"
-    return ("undecided" if ended else "open"), "; ".join(filter(None, map(_needed, rows)))
+    word = "undecided" if ended else "open"
+    if all(row.mean is None for row in rows):
+        return word, "no result reports the metric yet"
+    return word, "; ".join(filter(None, map(_needed, rows)))
 
 
 def _needed(row: Row) -> str:
@@ -163,6 +171,8 @@ def _needed(row: Row) -> str:
         return ""
     if verdict.seeds == 0:
         return f"{named}nothing to compare with yet"
+    if row.seeds < row.planned:
+        return f"{named}{row.planned - row.seeds} of {row.planned} seeds are missing"
     if verdict.seeds == 1:
         return f"{named}one seed has no spread; {MIN_SEEDS} are the least that decide"
     if verdict.would_decide is None:

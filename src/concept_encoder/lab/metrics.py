@@ -29,6 +29,7 @@ _PERPLEXITY = ("per_token", "per_word", "bits_per_byte")
 _CORRELATIONS = ("pearson", "spearman")
 _OF_OWN_FILES = ("accuracy", "macro_f1", "entity_f1", *_CORRELATIONS)
 _CONTROLS = ("shuffled", "zeroed")
+FEWEST_AVERAGED = 7  # tasks of the shortest average, see evaluation/averages.py: a run with fewer has none
 
 
 def metrics_of(verb: Verb, result: Mapping[str, Any]) -> dict[str, float]:
@@ -77,7 +78,7 @@ def _of_evaluate(options: Mapping[str, Any]) -> list[str]:
 
     tasks = [*SUITES.get(str(options.get("suite")), ()), *_listed(options.get("task"))]
     own = any(each.startswith("data.train=") for each in _listed(options.get("set")))
-    names = [*_task_scores(tasks, own_files=own), "average.*"]
+    names = [*_task_scores(tasks, own_files=own), *["average.*"] * (len(tasks) >= FEWEST_AVERAGED)]
     heads, after_mnli = _listed(options.get("head")) or ["*"], bool(options.get("mnli_first"))
     if len(heads) == 1 and not after_mnli:
         return names

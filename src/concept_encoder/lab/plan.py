@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -42,6 +42,23 @@ class Expected:
     @property
     def metrics(self) -> list[str]:
         return [self.metric] if isinstance(self.metric, str) else self.metric
+
+    @property
+    def target(self) -> tuple[str, str] | None:
+        """Experiment and variant ("" where none is named) of `against`; None when it is a number."""
+        if not isinstance(self.against, str):
+            return None
+        name, _, variant = self.against.partition("/")
+        return name, variant
+
+    def counterpart(self, variant: str, planned: Collection[str]) -> str | None:
+        """Which of the planned variants one is compared with: that of `against`, else its namesake, else the only one.
+
+        What has finished so far plays no part: a comparison never changes while a plan runs.
+        """
+        if self.target is not None and self.target[1]:
+            return self.target[1]
+        return variant if variant in planned else next(iter(planned)) if len(planned) == 1 else None
 
 
 @dataclass(frozen=True)

@@ -31,13 +31,14 @@ def write_report(plan: Plan, runs: Sequence[Run], store: Store, folder: Path) ->
         if result is not None:
             metrics[run.id] = metrics_of(run.verb, result)
     findings = find(plan, runs, states, metrics)
+    ran = [states[id] for id in dict.fromkeys(run.id for run in runs)]  # experiments may share a run
     content: dict[str, Any] = {
         "plan": plan,
         "findings": findings,
         "steps": next_steps(plan, findings),
         "when": time.strftime("%Y-%m-%d %H:%M"),
-        "hours": sum(finding.hours for finding in findings),
-        "gpu_hours": sum(finding.gpu_hours for finding in findings),
+        "hours": sum(state.seconds for state in ran) / 3600,
+        "gpu_hours": sum(state.seconds * state.gpus for state in ran) / 3600,
     }
     unique = list({run.id: run for run in runs}.values())
     figures: dict[str, list[Markup]] = {}
@@ -83,7 +84,7 @@ def _interval(low_high: tuple[float | None, float | None] | None) -> str:
 
 def markdown(text: Any) -> str:
     """Text that means nothing in Markdown or HTML: no markup, no link, no table cell of somebody else's."""
-    plain = " ".join(str(text).split())
+    plain = mask(" ".join(str(text).split()))  # before its signs are escaped, among them those of a secret
     plain = plain.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     for sign in "\\`*_[]|#!~":
         plain = plain.replace(sign, f"\\{sign}")

@@ -32,6 +32,14 @@ def observe(runs: Iterable[Run], metrics: Callable[[Run], Metrics | None]) -> Ob
     return observed
 
 
+def seeds_by_variant(runs: Iterable[Run]) -> dict[str, set[int]]:
+    """What was planned: variant -> its seeds."""
+    planned: dict[str, set[int]] = {}
+    for run in runs:
+        planned.setdefault(run.variant, set()).add(run.seed)
+    return planned
+
+
 def values(seeds: Mapping[int, Metrics], metrics: Iterable[str]) -> dict[int, float]:
     """Seed -> the mean of these metrics, for seeds that report them all."""
     metrics = list(metrics)
@@ -43,7 +51,10 @@ def values(seeds: Mapping[int, Metrics], metrics: Iterable[str]) -> dict[int, fl
 
 
 def judge_gates(experiment: Experiment, observed: Observed) -> list[GateVerdict]:
-    """The gates on results. `go on if` asks for one variant that meets it, `stop if` for all of them to meet it."""
+    """The gates on results. `go on if` asks for one variant that meets it, `stop if` for all of them to meet it.
+
+    A gate on a metric that nobody has reported is closed: nothing says that it is safe to go on.
+    """
     verdicts = []
     for kind, gate in experiment.gate_list():
         if gate.after is not None:
@@ -51,7 +62,7 @@ def judge_gates(experiment: Experiment, observed: Observed) -> list[GateVerdict]
         by_variant = {variant: values(seeds, [gate.metric]) for variant, seeds in observed.items()}
         means = {variant: fmean(found.values()) for variant, found in by_variant.items() if found}
         if not means:
-            verdicts.append(GateVerdict(gate, kind, kind == "stop if", f"{gate.metric}: not reported by any run"))
+            verdicts.append(GateVerdict(gate, kind, False, f"{gate.metric}: not reported by any run"))
             continue
         met = {variant: gate.holds(mean) for variant, mean in means.items()}
         opens = any(met.values()) if kind == "go on if" else not all(met.values())

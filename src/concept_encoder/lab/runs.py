@@ -3,7 +3,7 @@
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from math import prod
@@ -12,7 +12,7 @@ from typing import Any
 
 from concept_encoder.errors import UserError, nearest
 from concept_encoder.lab.metrics import STREAMED, reported, reports
-from concept_encoder.lab.plan import Experiment, Plan, is_reference
+from concept_encoder.lab.plan import Expected, Experiment, Plan, is_reference
 from concept_encoder.lab.verbs import SECTIONS, VERBS, Verb
 from concept_encoder.records import FREE_TO_CHANGE
 from concept_encoder.settings import load_yaml, set_fields
@@ -90,11 +90,24 @@ def expand(plan: Plan) -> list[Run]:
         twice = next((name for name in names if names.count(name) > 1), None) if len(set(names)) < len(names) else None
         if twice:
             raise UserError(f"experiments.{experiment.id}.grid: two cells are called {twice!r}; name them in rows")
+        _check_seeds(experiment, own)
         of_experiment[experiment.id] = own
         runs += own
     for experiment in plan.experiments:
         _check_metrics(experiment, of_experiment)
     return runs
+
+
+def _check_seeds(experiment: Experiment, own: Sequence[Run]) -> None:
+    """Refuse seeds that change nothing: one run would stand for all of them, with no spread at all."""
+    ids: dict[str, set[str]] = {}
+    for run in own:
+        ids.setdefault(run.name.rpartition(".")[0], set()).add(run.id)
+    if any(len(found) < len(experiment.seeds) for found in ids.values()):
+        raise UserError(
+            f"experiments.{experiment.id}.seeds: {experiment.verb} takes no seed, so {len(experiment.seeds)} seeds are "
+            "one run; give seeds: [0], or let it read the run of each seed ({run: …})"
+        )
 
 
 def _recipe(plan: Plan, experiment: Experiment) -> dict[str, Any]:
@@ -154,7 +167,8 @@ def _run(
     sections = set_fields(recipe, plain)
     variant = "-".join(cell.parts)
     name = ".".join(part for part in (experiment.id, variant, cell.task, f"s{seed}") if part)
-    return Run(_identity(verb, sections, inputs), name, experiment, variant, seed, sections, inputs)
+    identity = _identity(verb, sections, inputs, seed if verb.repeats else None)
+    return Run(identity, name, experiment, variant, seed, sections, inputs)
 
 
 def _referred(target: str, seed: int, of_experiment: Mapping[str, list[Run]], where: str) -> Run:
@@ -171,12 +185,14 @@ def _referred(target: str, seed: int, of_experiment: Mapping[str, list[Run]], wh
     return same_seed[0]
 
 
-def _identity(verb: Verb, sections: Mapping[str, Any], inputs: Mapping[str, str]) -> str:
+def _identity(verb: Verb, sections: Mapping[str, Any], inputs: Mapping[str, str], repetition: int | None) -> str:
     training = sections.get("training") or {}
     kept = {**sections}
     if isinstance(training, Mapping):
         kept["training"] = {name: value for name, value in training.items() if name not in FREE_TO_CHANGE}
     content = {"verb": verb.name, "sections": kept, "inputs": dict(inputs)}
+    if repetition:
+        content["repetition"] = repetition
     text = json.dumps(content, sort_keys=True, default=str, ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()[:24]
 
@@ -191,17 +207,34 @@ def _check_metrics(experiment: Experiment, of_experiment: Mapping[str, list[Run]
             raise UserError(f"{field_name}: {gate.metric}: not in metrics.jsonl; {nearest(gate.metric, STREAMED)}")
     for metric in experiment.expect.metrics if experiment.expect else ():
         asked.append((f"{where}.expect.metric", metric, own))
-        against = experiment.expect.against
-        if isinstance(against, str):
-            name, _, variant = against.partition("/")
-            others = [run for run in of_experiment[name] if run.variant == variant or not variant]
-            if not others:
-                valid = {run.variant for run in of_experiment[name]}
-                raise UserError(f"{where}.expect.against: {name} has no variant {variant!r}; {nearest(variant, valid)}")
-            asked.append((f"{where}.expect.against", metric, others))
+        if experiment.expect.target is not None:
+            asked.append((f"{where}.expect.against", metric, _against(experiment, experiment.expect, of_experiment)))
     for field_name, metric, runs in asked:
         names = {name for run in runs for name in reported(run.verb, run.sections)}
         if not reports(names, metric):
             raise UserError(
                 f"{field_name}: {metric}: no run of {runs[0].experiment.id} reports it; {nearest(metric, names)}"
             )
+
+
+def _against(experiment: Experiment, expected: Expected, of_experiment: Mapping[str, list[Run]]) -> list[Run]:
+    """The runs that a claim compares with; refused when a variant has none, or when it is not clear which."""
+    where, own = f"experiments.{experiment.id}.expect.against", of_experiment[experiment.id]
+    assert expected.target is not None
+    name, wanted = expected.target
+    others = of_experiment[name]
+    planned = sorted({run.variant for run in others})
+    if wanted and wanted not in planned:
+        raise UserError(f"{where}: {name} has no variant {wanted!r}; {nearest(wanted, planned)}")
+    if name == experiment.id and not wanted:
+        raise UserError(f"{where}: {name} itself; name one of its variants, {name}/VARIANT")
+    variants = {run.variant for run in own if expected.target != (experiment.id, run.variant)}
+    unclear = next((variant for variant in sorted(variants) if expected.counterpart(variant, planned) is None), None)
+    if unclear is not None:
+        none = f", none of them called {unclear}" if unclear else ""
+        raise UserError(
+            f"{where}: {name} has {len(planned)} variants{none}; write {name}/ and one of {', '.join(planned)}"
+        )
+    if not {run.seed for run in own} & {run.seed for run in others}:
+        raise UserError(f"{where}: {name} has none of these seeds, and seeds are compared in pairs; give both the same")
+    return [run for run in others if run.variant == wanted or not wanted]

@@ -21,6 +21,7 @@ class Verb:
         refused: options that no plan may give, as they would run code; nor may it give `--output` and `--help`.
         result: the file that a finished run leaves in its folder.
         task: the field that names the task; in a grid, the tasks of a variant are judged together.
+        repeats: another seed is the same command once more: what it measures is never twice the same.
     """
 
     name: str
@@ -29,6 +30,7 @@ class Verb:
     positional: str = ""
     refused: tuple[str, ...] = ()
     task: str = "data.task"
+    repeats: bool = False
 
 
 VERBS = {
@@ -46,7 +48,7 @@ VERBS = {
             task="options.task",
         ),
         Verb("probe", takes_recipe=False, result="probe.json", positional="checkpoint"),
-        Verb("bench", takes_recipe=False, result="bench.json", positional="mode", refused=("peer",)),
+        Verb("bench", takes_recipe=False, result="bench.json", positional="mode", refused=("peer",), repeats=True),
     )
 }
 
