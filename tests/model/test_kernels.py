@@ -1,4 +1,4 @@
-"""The unpadded kernel: its cuts against a loop over texts, and the real one where CUDA is."""
+"""The unpadded kernel: its cuts against a loop over texts, and the real one where CUDA is; bf16 on a CPU."""
 
 import copy
 
@@ -8,7 +8,7 @@ from cases import SMALL
 from torch.nn import functional as F
 
 from concept_encoder.model import ConceptEncoderForMaskedLM, preset_config
-from concept_encoder.model.kernels import query_cuts, row_cuts
+from concept_encoder.model.kernels import query_cuts, row_cuts, sdpa_in_fp32
 
 PADDINGS = {
     "right": [[1, 1, 1, 0, 0], [1, 1, 1, 1, 1], [1, 0, 0, 0, 0]],
@@ -55,6 +55,36 @@ def test_where_it_cannot_run_it_gives_what_sdpa_gives():
         models.append(ConceptEncoderForMaskedLM(copy.deepcopy(config)).eval())
         models[-1].set_attn_implementation(kernel)
     torch.testing.assert_close(*(model(ids, attention_mask=mask).logits for model in models))
+
+
+@pytest.mark.parametrize("mask", ["none", "padding", "bias"])
+def test_bf16_on_a_cpu_is_attended_in_fp32(mask):
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(2, 2, length, 8, dtype=torch.bfloat16) for length in (4, 5, 5))
+    hidden = {
+        "none": None,
+        "padding": torch.arange(5).expand(2, 1, 1, 5) < 3,
+        "bias": torch.randn(2, 2, 4, 5).bfloat16(),
+    }
+    with torch.autocast("cpu", torch.bfloat16):
+        found, weights = sdpa_in_fp32(torch.nn.Module(), q, k, v, hidden[mask], is_causal=False)
+    wide = hidden["bias"].float() if mask == "bias" else hidden[mask]
+    expected = F.scaled_dot_product_attention(q.float(), k.float(), v.float(), attn_mask=wide)
+    assert torch.equal(found, expected.transpose(1, 2).bfloat16())
+    assert weights is None
+
+
+def test_a_model_in_bf16_on_a_cpu_never_meets_the_slow_kernel(monkeypatch):
+    met, plain = [], F.scaled_dot_product_attention
+    monkeypatch.setattr(
+        F, "scaled_dot_product_attention", lambda q, *a, **kw: met.append(q.dtype) or plain(q, *a, **kw)
+    )
+    config = preset_config("woven", 4, **SMALL)
+    model = ConceptEncoderForMaskedLM(config)
+    model.set_attn_implementation("sdpa")
+    with torch.autocast("cpu", torch.bfloat16):
+        model(torch.randint(5, config.vocab_size, (2, 30))).logits.float().sum().backward()
+    assert set(met) == {torch.float32}
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="the kernel needs CUDA")

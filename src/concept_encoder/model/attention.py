@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from transformers.activations import ACT2FN
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from concept_encoder.model.kernels import VARLEN, can_run_varlen, varlen_attention
+from concept_encoder.model.kernels import SDPA_IN_FP32, VARLEN, can_run_varlen, varlen_attention
 from concept_encoder.model.positions import Position
 
 if TYPE_CHECKING:
@@ -75,6 +75,8 @@ class Attention(nn.Module):
         name = self.kernel
         if mask is not None and name.startswith("fl"):
             name = "sdpa"  # flash and flex take no such mask, and transformers' unpadding knows self-attention only
+        if name == "sdpa" and q.dtype == torch.bfloat16 and q.device.type == "cpu":
+            name = SDPA_IN_FP32
         kernel = ALL_ATTENTION_FUNCTIONS.get_interface(name, eager_attention)
         return kernel(self, q, k, v, mask, dropout=self.dropped, scaling=self.head_dim**-0.5, is_causal=False)
 

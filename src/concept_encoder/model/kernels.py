@@ -1,14 +1,18 @@
-"""The attention kernel for padded batches on CUDA: unpadded ("varlen") flash attention, without moving a token.
+"""Attention kernels of our own, registered with transformers by name.
 
-Registered with transformers as `attn_implementation="varlen"`. Where it cannot run (CPU, fp32, a mask with gaps, a
-position bias) scaled_dot_product_attention runs instead and gives the same. Shape suffixes: see `streams.py`.
+"varlen": unpadded flash attention for padded batches on CUDA, without moving a token. Where it cannot run (CPU, fp32, a
+mask with gaps, a position bias) scaled_dot_product_attention runs instead and gives the same.
+"sdpa_in_fp32": what "sdpa" means for bf16 on a CPU. Shape suffixes: see `streams.py`.
 """
+
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 VARLEN = "varlen"
+SDPA_IN_FP32 = "sdpa_in_fp32"
 
 
 def can_run_varlen(module: nn.Module, query: Tensor, mask: Tensor | None, dropout: float) -> bool:
@@ -79,4 +83,17 @@ def _closed(cuts: Tensor, end: int) -> Tensor:
     return torch.cat([cuts, cuts.new_full((1,), end)])
 
 
+def sdpa_in_fp32(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
+) -> tuple[Tensor, None]:
+    """`[B, Q, H, d]` in the dtype of the query: torch's CPU kernel is several times slower in bf16 than in fp32."""
+    if attention_mask is not None and attention_mask.is_floating_point():
+        attention_mask = attention_mask.float()
+    with torch.autocast(query.device.type, enabled=False):
+        wide = (states.float() for states in (query, key, value))
+        attended, _ = ALL_ATTENTION_FUNCTIONS["sdpa"](module, *wide, attention_mask, **kwargs)
+    return attended.to(query.dtype), None
+
+
 ALL_ATTENTION_FUNCTIONS.register(VARLEN, varlen_attention)
+ALL_ATTENTION_FUNCTIONS.register(SDPA_IN_FP32, sdpa_in_fp32)
