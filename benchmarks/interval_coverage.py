@@ -13,7 +13,10 @@ from concept_encoder.evaluation.resampling import weighted_scores
 from concept_encoder.evaluation.statistics import interval
 
 # seeds, examples, effect of a seed, effect of an example (standard deviations on the probit scale)
-SETTINGS = [(5, 200, 0.3, 0.5), (5, 200, 0.0, 1.0), (5, 1000, 0.5, 0.2), (3, 200, 0.3, 0.5), (10, 200, 0.3, 0.5)]
+SETTINGS = [
+    *((5, 200, 0.3, 0.5), (5, 200, 0.0, 1.0), (5, 1000, 0.5, 0.2), (10, 200, 0.3, 0.5)),
+    *((2, 200, 0.3, 0.5), (3, 200, 0.3, 0.5), (2, 1000, 0.5, 0.2), (3, 1000, 0.5, 0.2)),  # the t interval
+]
 EASE = 0.8
 
 

@@ -80,7 +80,9 @@ def test_only_concepts_that_exist_are_shuffled_and_averaged():
     mask_BC = torch.tensor([[True, True, False], [True, False, False]])
     z_BCD = torch.arange(6.0).reshape(2, 3, 1)
     swapped = causal.shuffled(torch.ones(3, dtype=torch.bool))(z_BCD, mask_BC)
-    assert swapped.flatten().tolist() == [3, 1, 2, 0, 4, 5]  # concept 1 exists once: it has nothing to swap with
+    assert swapped.flatten().tolist() == [3, 0, 2, 0, 4, 5]  # concept 1 exists once: nothing to swap with, so zeroed
+    pairs = causal.shuffled(torch.ones(3, dtype=torch.bool), apart=2)(z_BCD, mask_BC)
+    assert pairs.flatten().tolist() == [0, 0, 2, 0, 4, 5]  # one pair: a text gets not even its partner's
     report = causal.dependence(Subject("counting", Counting(mask_BC), tokenizer=None), [batch_of(1, 3)])
     assert report["each"]["mean"][2] is None
 

@@ -20,6 +20,11 @@ def test_majority_of_classes():
     }
 
 
+def test_the_constant_of_f1_is_class_1_even_where_it_is_rare():
+    found = majority(task(["a", "b", "c", "d"], [1, 0, 0, 0]))
+    assert found == {"accuracy": 0.75, "f1": pytest.approx(2 / 5)}  # all of the commonest class, 0, would have 0
+
+
 def test_majority_of_numbers_has_no_correlation():
     data = task(["a", "b"], [1.0, 2.0], "regression", ("pearson", "spearman"))
     assert majority(data) == {"pearson": None, "spearman": None}

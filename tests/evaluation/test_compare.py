@@ -4,9 +4,11 @@ import json
 
 import numpy as np
 import pytest
+import yaml
 
 from concept_encoder.errors import UserError
-from concept_encoder.evaluation.compare import AT_MAJORITY, compare, tables
+from concept_encoder.evaluation.compare import AT_MAJORITY, compare, compare_pairs
+from concept_encoder.evaluation.compare_tables import tables
 from concept_encoder.evaluation.metrics import compute, compute_tags
 from concept_encoder.evaluation.runs import read_systems
 from concept_encoder.evaluation.tables import latex, markdown
@@ -91,6 +93,59 @@ def test_runs_without_predictions_are_shown_untested(write_run):
 def test_seeds_of_one_checkpoint_are_said_to_be(write_system):
     notes = compared(write_system("twin", 0.7, 2)).notes
     assert notes == ["the seeds of twin fine-tune one checkpoint: they say nothing of another pretraining of it"]
+
+
+def test_starts_from_several_fine_tuned_runs_of_one_checkpoint_are_said_to_be_of_one(write_run, tmp_path):
+    """As MNLI-first has them: each seed from the MNLI run of that seed, wherever the folder was moved."""
+    labels = np.arange(40) % 2
+    for seed in range(2):
+        write_run(f"here/mnli-{seed}", "rte", labels, labels, seed)
+        folder = write_run(f"here/rte-{seed}", "rte", labels, labels, seed)
+        recipe = {"model": {"checkpoint": f"moved/from/here/mnli-{seed}"}, "training": {"seed": seed}}
+        (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+        (tmp_path / "first").mkdir(exist_ok=True)
+        (tmp_path / "first" / f"seed{seed}").symlink_to(folder)
+    assert compared(tmp_path / "first").notes[0].startswith("the seeds of first fine-tune one checkpoint")
+
+
+def test_several_references_are_one_set_of_questions(write_system):
+    """Each candidate against its own reference, in a table of its own; Holm counts all of them."""
+    folders = [write_system(name, share, 5) for name, share in (("a", 0.7), ("bb", 0.6), ("ccc", 0.8), ("dddd", 0.6))]
+    a, b, c, d = read_systems(folders)
+    found = compare_pairs([a, b, c, d], [(a, c), (b, d)])
+    assert [(row.reference, row.candidate) for row in found.differences] == [("a", "ccc"), ("bb", "dddd")] * 2
+    least = min(found.differences, key=lambda row: row.found.p)
+    assert least.adjusted_p == pytest.approx(4 * least.found.p)
+    assert [table.title for table in tables(found)[1:]] == ["Differences from a, x 100", "Differences from bb, x 100"]
+
+
+def test_a_seed_that_diverged_is_seen_and_withholds_the_verdict(write_system):
+    twin, mine = write_system("twin", 0.7, 5), write_system("mine", 0.85, 5)
+    for file in (mine / "mrpc" / "4").iterdir():
+        file.unlink()
+    (mine / "mrpc" / "4" / "diverged.json").write_text('{"tasks": ["mrpc"], "why": "nan"}')
+    found = compared(twin, mine)
+    assert found.scores[1].remarks == ["1 of 5 seeds diverged"]
+    assert {row.verdict for row in found.differences} == {"untested: 1 of 5 seeds of mine diverged"}
+
+
+def test_a_control_that_some_seeds_lack_says_of_how_many_it_is(write_run):
+    labels = np.arange(60) % 2
+    right = labels * (np.arange(60) < 50)
+    for seed, controls in enumerate(({"concepts shuffled": {"accuracy": 0.5}}, {"concepts shuffled": {}})):
+        folder = write_run(f"mine/{seed}", "rte", labels, right, seed, controls=controls)
+    (row,) = compared(folder.parent).scores
+    assert row.beside["concepts shuffled"] == 0.5
+    assert row.remarks == ["concepts shuffled: of 1 of 2 seeds"]
+
+
+def test_seeds_on_other_examples_are_no_system(write_run):
+    """The labels of the first seed would be taken for all."""
+    labels = np.arange(40) % 2
+    write_run("mine/0", "rte", labels, labels, 0)
+    folder = write_run("mine/1", "rte", 1 - labels, labels, 1)
+    with pytest.raises(UserError, match=r"1: was scored on other held-out examples of rte than .*0; compare runs"):
+        read_systems([folder.parent])
 
 
 def test_other_tasks_beside_the_shared_ones_are_noted(write_run):
@@ -190,6 +245,12 @@ def test_tags_are_compared_text_by_text(tmp_path):
     assert entities.metric == "entity_f1"
     assert entities.found.interval.value == pytest.approx(1 - 2 * 15 / 35)
     assert entities.found.interval.low > 0
-    change(folders[0], predictions=[text[:1] for text in wrong])
+    short = [text[:2] for text in labels]
+    change(folders[0], labels=short, predictions=short)
+    with pytest.raises(
+        UserError, match=r"good: other words of names have a token within data.max_length than in .*bad"
+    ):
+        compared(*folders)
+    change(folders[0], labels=labels, predictions=[text[:1] for text in wrong])
     with pytest.raises(UserError, match="1 predictions for 3 labels"):
         compared(*folders)

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
+from concept_encoder.evaluation.averages import AVERAGES
 from concept_encoder.evaluation.compare import AT_MAJORITY
-from concept_encoder.evaluation.gap import published_table, standing_of, standing_of_published, tables
+from concept_encoder.evaluation.gap import Standing, published_table, standing_of, standing_of_published, tables
 from concept_encoder.evaluation.published import PUBLISHED
 from concept_encoder.evaluation.runs import read_systems
 
@@ -54,8 +55,20 @@ def test_either_correlation_meets_one_that_is_left_open(write_run):
 def test_another_split_is_said_to_be_unlike():
     table, _ = tables([standing_of_published(PUBLISHED["bert-tiny"])], PUBLISHED["bert-base"])
     assert any(note.startswith("not like for like: bert-base is on GLUE's dev sets") for note in table.notes)
+    row = cells(tables([standing_of_published(PUBLISHED["bert-base"])], PUBLISHED["bert-base-test"])[1], "AVG8-acc")
+    assert row[4] == "–"
+    assert row[5] == "bert-base is dev, bert-base-test is test; bert-base-test lacks mrpc.accuracy, qqp.accuracy"
     same, _ = tables([standing_of_published(PUBLISHED["bert-tiny"])], PUBLISHED["bert-mini"])
     assert not any("not like for like" in note for note in same.notes)
+
+
+def test_a_dev_score_under_a_test_average_gets_no_gap():
+    """Nine tasks by F1, all solved on the dev side: the average of the test server is named, and no gap is."""
+    scores = {name: 100.0 for part in AVERAGES["AVG8-test-F1"].parts for name in part}
+    own = Standing("mine", scores, {}, {}, {})
+    row = cells(tables([own], PUBLISHED["bert-base-test"])[1], "AVG8-test-F1")
+    assert row[2:5] == ["100.0", "79.6", "–"]
+    assert row[5] == "mine is dev, AVG8-test-F1 is test and bert-base-test is test"
 
 
 def test_the_list_of_published_rows_has_every_source():

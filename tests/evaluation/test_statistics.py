@@ -61,6 +61,26 @@ def test_seeds_alone_would_be_too_narrow(rng, fewer_resamples):
     assert np.mean(plain) < 0.8 < 0.9 < np.mean(ours)
 
 
+def test_the_interval_of_two_seeds_covers_the_truth(rng):
+    """A percentile of two seeds, at whatever level, hardly leaves the range between them: it held 77 of 100."""
+    covered = []
+    for _ in range(60):
+        right, truth = answers(rng, 2, 400, of_seeds=0.8, of_examples=0.1)
+        found = interval(*accuracy(right))
+        covered.append(found.low <= truth <= found.high)
+    assert np.mean(covered) > 0.85
+
+
+def test_the_interval_of_two_seeds_worked_by_hand():
+    right = np.stack([np.arange(100) < 80, np.arange(100) < 60]).astype(int)
+    found = interval(*accuracy(right))
+    # variance of seeds 0.02 / 2 with 1 degree; of the examples, sums of 0, 1/2 and 1, 0.0016 with 99
+    error, freedom = np.sqrt(0.0116), 0.0116**2 / (0.01**2 + 0.0016**2 / 99)
+    assert found.value == pytest.approx(0.7)
+    assert found.high - 0.7 == pytest.approx(0.7 - found.low)
+    assert found.high - 0.7 == pytest.approx(stats.t.ppf(0.975, freedom) * error, rel=0.03)  # 0.76: beyond a score
+
+
 def test_one_seed_is_scipys_bca_of_the_examples(rng):
     right, _ = answers(rng, 1, 400)
     found = interval(*accuracy(right))

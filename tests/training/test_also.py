@@ -70,6 +70,7 @@ def test_every_split_is_read_as_a_run_with_its_baselines_and_controls(recipe, tm
         ({"task": "mnli", "also": ["mnli-m"]}, "data.also: no task 'mnli-m'; did you mean"),
         ({"task": "mnli", "also": ["rte"]}, "data.also: rte has other labels or texts than mnli"),
         ({"task": "mnli", "also": ["mnli"]}, "data.also: mnli is scored already"),
+        ({"task": "listops", "also": ["novel-author"]}, "data.also: the classes of listops are those of its rows"),
         ({"train": "x.csv", "also": ["rte"]}, "data.also: stands beside a named task"),
     ],
 )

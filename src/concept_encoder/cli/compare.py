@@ -20,7 +20,8 @@ def command(runs: tuple[str, ...], kind: str | None, output: str | None) -> None
     nothing: the verdict says so, and how many would.
     """
     from concept_encoder.cli.write_tables import check_output, write_tables
-    from concept_encoder.evaluation.compare import compare, tables
+    from concept_encoder.evaluation.compare import compare
+    from concept_encoder.evaluation.compare_tables import tables
     from concept_encoder.evaluation.runs import read_systems
 
     kind, file = check_output(kind, output)

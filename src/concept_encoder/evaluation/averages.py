@@ -15,7 +15,7 @@ class Average:
 
     Attributes:
         parts: of each summand, the scores of which it is the mean.
-        split: where its users measure it; `dev` and `test` scores of one model are points apart.
+        split: where its users measure it, as in `published`; `dev` and `test` scores of one model are points apart.
         users: who reports it.
     """
 
@@ -90,7 +90,7 @@ AVERAGES: dict[str, Average] = {
                 "multirc.accuracy",
                 "wsc.accuracy",
             ),
-            "dev",
+            "babylm",
             "BabyLM (the eleven of GPT-BERT): vocabulary-filtered sets of its own, so of BabyLM runs only",
         ),
         Average(

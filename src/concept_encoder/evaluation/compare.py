@@ -6,7 +6,7 @@ from statistics import fmean
 
 from concept_encoder.errors import UserError
 from concept_encoder.evaluation.resampling import Weights, weighted_scores
-from concept_encoder.evaluation.runs import Run, System
+from concept_encoder.evaluation.runs import Run, System, check_same_examples
 from concept_encoder.evaluation.statistics import (
     MIN_SEEDS,
     MOST_SEEDS,
@@ -16,12 +16,12 @@ from concept_encoder.evaluation.statistics import (
     holm,
     interval,
 )
-from concept_encoder.evaluation.tables import Table, bounds, points, short
 
 LEVEL = 0.05
 AT_MAJORITY = "not above majority"
 AT_MAJORITY_NOTE = (
-    f"{AT_MAJORITY}: the interval reaches the majority class; without one, the score less 1 / sqrt(examples) does"
+    f"{AT_MAJORITY}: the interval reaches the majority class (of F1: class 1 for every example); without one, the "
+    "score less 1 / sqrt(examples) does"
 )
 _GUESSES = ("majority class", "commonest tag")  # of `baselines`: those that never read the text
 
@@ -82,9 +82,14 @@ def compare(systems: Sequence[System]) -> Comparison:
                 f"{other.name}: has runs of {', '.join(other.tasks)}, {first.name} of {', '.join(first.tasks)}; "
                 "there is no task in common"
             )
-    for task in {task for system in systems for task in system.tasks}:
-        _check_same_examples([run for system in systems for run in system.tasks.get(task, [])])
+    return compare_pairs(systems, [(first, other) for other in others])
+
+
+def compare_pairs(systems: Sequence[System], pairs: Sequence[tuple[System, System]]) -> Comparison:
+    """Scores of all systems, and the difference within each pair of a reference and a candidate, corrected together."""
     tasks = dict.fromkeys(task for system in systems for task in system.tasks)
+    for task in tasks:
+        check_same_examples([run for system in systems for run in system.tasks.get(task, [])])
     scores = [
         score_row(system, task, metric)
         for task in tasks
@@ -92,20 +97,24 @@ def compare(systems: Sequence[System]) -> Comparison:
         for system in systems
         if task in system.tasks
     ]
-    return Comparison(scores, _differences(first, others), _notes(systems, tasks))
+    return Comparison(scores, _differences(pairs), _notes(systems, tasks))
 
 
 def score_row(system: System, task: str, metric: str) -> ScoreRow:
     """One system on one metric of a task."""
     runs = system.tasks[task]
     values = [run.scores.get(metric) for run in runs]
-    beside = {}
+    beside, remarks = {}, []
     for name in dict.fromkeys(name for run in runs for name in (*run.baselines, *run.controls)):
         found = [(run.baselines.get(name) or run.controls.get(name) or {}).get(metric) for run in runs]
         known = [value for value in found if value is not None]
         beside[name] = fmean(known) if known else None
+        if 0 < len(known) < len(runs):
+            remarks.append(f"{name}: of {len(known)} of {len(runs)} seeds")
+    if diverged := system.diverged.get(task):
+        remarks.append(f"{diverged} of {len(runs) + diverged} seeds diverged")
     undefined = [run for run, value in zip(runs, values) if value is None]
-    remarks = [f"undefined for seed {run.seed}: {run.why_undefined(metric)}" for run in undefined[:1]]
+    remarks += [f"undefined for seed {run.seed}: {run.why_undefined(metric)}" for run in undefined[:1]]
     weights = None if undefined else _weights(system, task, metric)
     found = interval(*weights) if weights else None
     value = None if undefined else fmean(values)
@@ -138,29 +147,33 @@ def _says_one_thing(run: Run) -> bool:
     return len(set(run.predictions.predictions)) == 1
 
 
-def _differences(first: System, others: Sequence[System]) -> list[DifferenceRow]:
+def _differences(pairs: Sequence[tuple[System, System]]) -> list[DifferenceRow]:
+    references = [reference for reference, _ in pairs]
     questions = [
-        (task, metric, other)
-        for task in first.tasks
-        for metric in _metrics([first], task)
-        for other in others
-        if task in other.tasks
+        (task, metric, reference, other)
+        for task in dict.fromkeys(task for reference in references for task in reference.tasks)
+        for metric in _metrics(references, task)
+        for reference, other in pairs
+        if task in reference.tasks and task in other.tasks
     ]
-    tested = [_difference(first, other, task, metric, LEVEL / len(questions)) for task, metric, other in questions]
+    level = LEVEL / max(len(questions), 1)
+    tested = [_difference(reference, other, task, metric, level) for task, metric, reference, other in questions]
     adjusted = iter(holm([found.p for found in tested if isinstance(found, Difference)]))
     rows = []
-    for (task, metric, other), found in zip(questions, tested):
+    for (task, metric, reference, other), found in zip(questions, tested):
         if isinstance(found, Difference):
             p = next(adjusted)
-            rows.append(DifferenceRow(task, metric, other.name, first.name, found, p, verdict(found, p)))
+            rows.append(DifferenceRow(task, metric, other.name, reference.name, found, p, verdict(found, p)))
         else:
-            rows.append(DifferenceRow(task, metric, other.name, first.name, None, None, found))
+            rows.append(DifferenceRow(task, metric, other.name, reference.name, None, None, found))
     return rows
 
 
 def _difference(first: System, other: System, task: str, metric: str, level: float) -> Difference | str:
     """The difference, or why there is none."""
     for system in (first, other):
+        if diverged := system.diverged.get(task):
+            return f"untested: {diverged} of {len(system.tasks[task]) + diverged} seeds of {system.name} diverged"
         for run in system.tasks[task]:
             if run.scores.get(metric) is None:
                 return f"undefined for {system.name}: {run.why_undefined(metric)}"
@@ -200,16 +213,6 @@ def _metrics(systems: Sequence[System], task: str) -> list[str]:
     return list(dict.fromkeys(name for system in systems for run in system.tasks.get(task, []) for name in run.scores))
 
 
-def _check_same_examples(runs: Sequence[Run]) -> None:
-    known = [run for run in runs if run.predictions is not None]
-    for run in known[1:]:
-        if run.predictions.labels != known[0].predictions.labels:
-            raise UserError(
-                f"{run.folder}: was scored on other held-out examples of {run.task} than {known[0].folder}; "
-                "compare runs with the same data section"
-            )
-
-
 def _notes(systems: Sequence[System], tasks: Sequence[str]) -> list[str]:
     notes = [
         f"{system.name} has no run of {', '.join(missing)}"
@@ -227,79 +230,3 @@ def _one_checkpoint(system: System) -> bool:
     several = any(len(found) > 1 for found in system.tasks.values())
     checkpoints = {run.checkpoint for found in system.tasks.values() for run in found}
     return several and len(checkpoints) == 1 and None not in checkpoints
-
-
-def tables(comparison: Comparison) -> list[Table]:
-    """The comparison as people read it, in points."""
-    names = dict.fromkeys(name for row in comparison.scores for name in row.beside)
-    found = [
-        Table(
-            "Scores, mean over seeds, x 100",
-            ["task", "metric", "system", "score", "95 % interval", "seeds", *names, "remarks"],
-            [
-                [
-                    *(row.task, short(row.metric), row.system, points(row.value)),
-                    bounds(row.interval.low, row.interval.high) if row.interval else "–",
-                    str(row.seeds),
-                    *(points(row.beside.get(name)) for name in names),
-                    "; ".join(row.remarks),
-                ]
-                for row in comparison.scores
-            ],
-            [
-                "intervals: BCa bootstrap over seeds and examples together; of one seed, over examples only",
-                AT_MAJORITY_NOTE,
-                *comparison.notes,
-            ],
-        )
-    ]
-    if comparison.differences:
-        found.append(_difference_table(comparison.differences))
-    return found
-
-
-def _difference_table(rows: Sequence[DifferenceRow]) -> Table:
-    asked = sum(row.found is not None for row in rows)
-    return Table(
-        f"Differences from {rows[0].reference}, x 100",
-        [
-            "task",
-            "metric",
-            "system",
-            "difference",
-            "95 % interval",
-            "g",
-            "ahead",
-            "p",
-            "p, Holm",
-            "p, seeds",
-            "verdict",
-        ],
-        [[row.task, short(row.metric), row.candidate, *_cells(row), row.verdict] for row in rows],
-        [
-            f"p: t test with the variance of seeds and examples; p, Holm: corrected for the {asked} questions",
-            "p, seeds: exact permutation of seeds, with the least that so many seeds can give",
-            "g: the difference in standard deviations of a seed (Hedges); ahead: pairs of seeds in which it is ahead",
-            "intervals are of one difference each, not corrected",
-        ],
-    )
-
-
-def _cells(row: DifferenceRow) -> list[str]:
-    found = row.found
-    if found is None:
-        return ["–"] * 7
-    exact = found.permutation
-    return [
-        points(found.interval.value, signed=True),
-        bounds(found.interval.low, found.interval.high, signed=True),
-        "–" if found.hedges_g is None else f"{found.hedges_g:+.1f}",
-        f"{found.superiority:.0%}",
-        _p(found.p),
-        _p(row.adjusted_p),
-        "–" if exact is None else f"{_p(exact.p)} (least {_p(exact.minimum)})",
-    ]
-
-
-def _p(value: float) -> str:
-    return "< 0.0001" if value < 0.0001 else f"{value:.4f}" if value < 0.1 else f"{value:.2f}"

@@ -1,6 +1,6 @@
 """How far to a published row: per task and on average, metric against the same metric, each average under its name."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from concept_encoder.evaluation.averages import AVERAGES, CORRELATION
@@ -101,13 +101,22 @@ def _by_average(standings: Sequence[Standing], reference: Published) -> Table:
             ours, theirs = average(standing.scores), average(reference.scores)
             if ours is None:
                 continue
-            lacks = average.missing(reference.scores)
-            why = f"{reference.name} lacks {', '.join(lacks)}" if lacks else ""
-            rows.append([name, standing.name, *map(_points, (ours, theirs)), _behind(ours, theirs), why])
+            why = _unlike(standing, {name: average.split, reference.name: reference.split})
+            gap = "–" if why else _behind(ours, theirs)
+            if lacks := average.missing(reference.scores):
+                why.append(f"{reference.name} lacks {', '.join(lacks)}")
+            rows.append([name, standing.name, *map(_points, (ours, theirs)), gap, "; ".join(why)])
     shown = [f"{name}: {AVERAGES[name].users}" for name in dict.fromkeys(row[0] for row in rows)]
     header = ["average", "system", "its own", reference.name, "gap", "remarks"]
     title = "On average, under the name of each definition"
     return Table(title, header, rows, [*shown, *notes, *plan_notes()], 2)
+
+
+def _unlike(standing: Standing, others: Mapping[str, str]) -> list[str]:
+    """Which of these are on another split, so that no difference from them means anything."""
+    own = standing.split or "dev"
+    unlike = [f"{name} is {split}" for name, split in others.items() if split != own]
+    return [f"{standing.name} is {own}, {' and '.join(unlike)}"] if unlike else []
 
 
 def _not_computed(standing: Standing) -> list[str]:

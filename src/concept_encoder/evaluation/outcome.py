@@ -9,7 +9,8 @@ from typing import Any
 from concept_encoder.errors import UserError
 from concept_encoder.evaluation import gap
 from concept_encoder.evaluation.averages import averages
-from concept_encoder.evaluation.compare import compare, score_row, tables
+from concept_encoder.evaluation.compare import compare, score_row
+from concept_encoder.evaluation.compare_tables import tables
 from concept_encoder.evaluation.evaluate import Evaluation
 from concept_encoder.evaluation.protocol import EPOCHS_OF_LARGE, FIXED, LARGE, MNLI_FIRST, Cell
 from concept_encoder.evaluation.published import Published, published

@@ -71,8 +71,8 @@ class Protocol:
             if task not in TASKS and not self.own_files:
                 raise UserError(f"--task: no task {task!r}; {nearest(task, TASKS)}")
         for rate in self.learning_rates:
-            if not 0 < rate < math.inf:
-                raise UserError(f"--learning-rate: {rate} is not a positive number; 3e-5 to 1e-3 are usual")
+            if not 0 < rate < 1:
+                raise UserError(f"--learning-rate: {rate} is not between 0 and 1; 3e-5 to 1e-3 are usual")
         for option, values in (
             ("--learning-rate", self.learning_rates),
             ("--head", self.heads),

@@ -42,11 +42,14 @@ def published(name: str) -> Published:
     return PUBLISHED[name]
 
 
-# Points of a guess that never reads the text, and the examples of the GLUE dev sets where published rows come near it.
+# Points of a guess that never reads the text (of F1, class 1 for every pair), and the examples of the GLUE dev sets
+# where published rows come near it.
 MAJORITY_DEV: dict[str, tuple[float, int]] = {
     "cola.matthews_correlation": (0.0, 1043),
     "mrpc.f1": (81.2, 408),
     "mrpc.accuracy": (68.4, 408),
+    "qqp.f1": (53.8, 40430),
+    "qqp.accuracy": (63.2, 40430),
     "rte.accuracy": (52.7, 277),
 }
 

@@ -2,12 +2,14 @@
 
 A run's folder holds `result.json` (`task`, `kind`, `scores`, `baselines`, `controls`, `examples`), `recipe.yaml`
 (seed, checkpoint) and `predictions.json`: `labels` and `predictions` in the order of the held-out examples, with
-`label_names` where there are classes. Any verb that writes these is compared like `finetune`.
+`label_names` where there are classes. Any verb that writes these is compared like `finetune`. A seed that diverged
+leaves `diverged.json` in place of a result: the scores of the others do not stand for it.
 """
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from concept_encoder.errors import UserError
 from concept_encoder.evaluation.metrics import why_undefined
 
 Scores = dict[str, float | None]
+DIVERGED = "diverged.json"
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,12 @@ class Predictions:
 
 @dataclass(frozen=True)
 class Run:
-    """One run on one task. `predictions` is None where the folder has none."""
+    """One run on one task.
+
+    Attributes:
+        checkpoint: what it was fine-tuned from; where that was itself fine-tuned (MNLI first), what that one was.
+        predictions: None where the folder has none.
+    """
 
     folder: Path
     task: str
@@ -55,10 +63,15 @@ class Run:
 
 @dataclass(frozen=True)
 class System:
-    """What is compared: the runs of one folder, of each task in the order of their seeds."""
+    """What is compared: the runs of one folder, of each task in the order of their seeds.
+
+    Attributes:
+        diverged: how many more seeds of a task have no score, as their training diverged.
+    """
 
     name: str
     tasks: dict[str, list[Run]]
+    diverged: dict[str, int] = field(default_factory=dict)
 
     def seeds(self, task: str) -> list[int | None]:
         return [run.seed for run in self.tasks[task]]
@@ -76,7 +89,7 @@ def read_systems(folders: Sequence[str | Path]) -> list[System]:
         if path.resolve() in seen:
             raise UserError(f"{path}: given twice; name each folder once")
         seen.add(path.resolve())
-    return [System(name, _by_task(read_runs(path))) for name, path in zip(_names(paths), paths)]
+    return [System(name, _by_task(read_runs(path)), _diverged(path)) for name, path in zip(_names(paths), paths)]
 
 
 def read_runs(folder: Path) -> list[Run]:
@@ -93,15 +106,43 @@ def read_runs(folder: Path) -> list[Run]:
     return runs
 
 
-def _run_folders(folder: Path) -> Iterator[Path]:
+def check_same_examples(runs: Sequence[Run]) -> None:
+    """Raises `UserError` for runs on one task that were not scored on the same held-out examples."""
+    first, *others = [run for run in runs if run.predictions is not None] or [None]
+    for run in others:
+        if run.predictions.labels == first.predictions.labels:
+            continue
+        if run.kind == "token_classification" and _cut_elsewhere(run.predictions.labels, first.predictions.labels):
+            raise UserError(
+                f"{run.folder}: other words of {run.task} have a token within data.max_length than in {first.folder}, "
+                "as their tokenizers or lengths differ; raise data.max_length until neither result.json has words "
+                "cut_off"
+            )
+        raise UserError(
+            f"{run.folder}: was scored on other held-out examples of {run.task} than {first.folder}; "
+            "compare runs with the same data section"
+        )
+
+
+def _cut_elsewhere(labels: list[list[int]], others: list[list[int]]) -> bool:
+    return len(labels) == len(others) and all(one[: len(two)] == two[: len(one)] for one, two in zip(labels, others))
+
+
+def _run_folders(folder: Path, holding: str = "result.json") -> Iterator[Path]:
     """Folders with a result; what lies below one belongs to it, tasks that it was also scored on (`also`) included."""
-    if (folder / "result.json").is_file():
+    if (folder / holding).is_file():
         yield folder
-        yield from sorted(file.parent for file in folder.glob("also/*/result.json"))
+        yield from sorted(file.parent for file in folder.glob(f"also/*/{holding}"))
         return
     for below in sorted(folder.iterdir()):
         if below.is_dir() and not below.name.startswith("."):
-            yield from _run_folders(below)
+            yield from _run_folders(below, holding)
+
+
+def _diverged(folder: Path) -> dict[str, int]:
+    """Of each task, the runs that diverged (`diverged.json`: its `tasks`)."""
+    found = [_read_json(path / DIVERGED) for path in _run_folders(folder, DIVERGED)]
+    return dict(Counter(task for each in found for task in each.get("tasks", ())))
 
 
 def _run(folder: Path, result: dict[str, Any]) -> Run:
@@ -116,7 +157,7 @@ def _run(folder: Path, result: dict[str, Any]) -> Run:
         task=result["task"],
         kind=result.get("kind", "classification"),
         seed=(recipe.get("training") or {}).get("seed"),
-        checkpoint=(recipe.get("model") or {}).get("checkpoint"),
+        checkpoint=_origin(folder, recipe),
         scores=result["scores"],
         baselines=result.get("baselines") or {},
         controls=result.get("controls") or {},
@@ -127,6 +168,17 @@ def _run(folder: Path, result: dict[str, Any]) -> Run:
 
 def _has_scores(result: dict[str, Any]) -> bool:
     return isinstance(result.get("task"), str) and isinstance(result.get("scores"), dict)
+
+
+def _origin(folder: Path, recipe: dict[str, Any]) -> str | None:
+    """The checkpoint of a recipe, or that of the fine-tuned run which it names; an evaluation has that run beside it,
+    wherever the evaluation was moved."""
+    checkpoint = (recipe.get("model") or {}).get("checkpoint")
+    for place in (Path(checkpoint), folder.resolve().parent / Path(checkpoint).name) if checkpoint else ():
+        before = (_read_recipe(place / "recipe.yaml").get("model") or {}).get("checkpoint")
+        if before:
+            return before
+    return checkpoint
 
 
 def _read_predictions(file: Path) -> Predictions | None:
@@ -184,6 +236,7 @@ def _by_task(runs: Sequence[Run]) -> dict[str, list[Run]]:
                 )
             if list(one.scores) != list(other.scores):
                 raise UserError(f"{other.folder}: has other metrics of {task} than {one.folder}; compare them apart")
+        check_same_examples(found)
     return tasks
 
 

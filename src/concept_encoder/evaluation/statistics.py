@@ -194,22 +194,26 @@ def seeds_needed(
 
 
 def _interval(sides: Sequence[_Side], units: int, confidence: float, of_examples: float) -> Interval:
-    """BCa over seeds and units, at the level at which it is as wide as a t interval.
+    """BCa over seeds and units, at the level at which it is as wide as a t interval; of 2 to 4 seeds, that interval.
 
     A bootstrap of five seeds is too narrow: it knows neither that five values understate their variance nor Student's
     t. Asking it for a higher level makes up for both (Hesterberg 2015, "What teachers should know about the bootstrap",
-    the expanded percentile interval), here with the degrees of freedom of seeds and examples together.
+    the expanded percentile interval), here with the degrees of freedom of seeds and examples together. With fewer than
+    five there is nothing to ask: no level of a bootstrap leaves the range of the seeds.
     """
     per_seed = [side.of_seeds(units) for side in sides]
     value = float(sum(side.sign * values.mean() for side, values in zip(sides, per_seed)))
+    error, freedom = _error(per_seed, of_examples, units)
+    half = float(stats.t.ppf((1 + confidence) / 2, freedom)) * error
+    seeds = min(map(len, per_seed))
+    if any(1 < len(values) < MIN_SEEDS for values in per_seed):
+        return Interval(value, value - half, value + half, seeds)
     data, statistic = _resampled(sides, [len(values) for values in per_seed], units)
     options = {"vectorized": True, "batch": _BATCH, "rng": np.random.default_rng(0)}
     drawn = stats.bootstrap(data, statistic, n_resamples=_RESAMPLES, method="percentile", **options)
-    seeds = min(map(len, per_seed))
     if np.ptp(drawn.bootstrap_distribution) == 0:
         return Interval(value, value, value, seeds)
-    error, freedom = _error(per_seed, of_examples, units)
-    wanted = float(stats.t.ppf((1 + confidence) / 2, freedom)) * error / float(drawn.standard_error)
+    wanted = half / float(drawn.standard_error)
     level = {"confidence_level": 1 - 2 * float(stats.norm.sf(wanted)), "bootstrap_result": drawn, "n_resamples": 0}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", stats.DegenerateDataWarning)

@@ -27,13 +27,17 @@ def averaged(which_C: Tensor) -> Intervention:
 
 
 def shuffled(which_C: Tensor, apart: int = 1) -> Intervention:
-    """Concepts taken from the next text of the batch that has them, `apart` rows away (2 for pairs of texts)."""
+    """Concepts taken from the next text of the batch that has them, `apart` rows away (2 for pairs of texts).
+
+    Where no other text (or pair) has a concept, it is zeroed: kept, it would not be taken away at all.
+    """
 
     def swap(z_BCD: Tensor, mask_BC: Tensor | None) -> Tensor:
         swapped_BCD = z_BCD.clone()
         for concept in torch.nonzero(which_C[: z_BCD.shape[1]]).flatten().tolist():
             rows = torch.arange(len(z_BCD)) if mask_BC is None else torch.nonzero(mask_BC[:, concept]).flatten()
-            swapped_BCD[rows, concept] = z_BCD[rows.roll(apart), concept]
+            taken = z_BCD[rows.roll(apart), concept]
+            swapped_BCD[rows, concept] = taken if len(rows) > apart else torch.zeros_like(taken)
         return swapped_BCD
 
     return swap

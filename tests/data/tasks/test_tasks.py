@@ -53,12 +53,21 @@ def test_a_regression_task_and_a_split_of_choice(tiny_mirror):
     assert data.validation.labels == [0.5, 5.0]
 
 
-def test_a_task_without_a_validation_split_holds_some_out(tiny_mirror):
+def test_a_task_without_a_validation_split_holds_some_out(tmp_path):
     texts = [f"review {i}" for i in range(100)]
-    tiny_mirror("stanfordnlp/imdb/plain_text/train", {"text": texts, "label": [0, 1] * 50})
-    data = load_task(TaskConfig(task="imdb"))
+    (tmp_path / "own.jsonl").write_text("\n".join(f'{{"text": "{text}", "label": {text[-1]}}}' for text in texts))
+    data = load_task(TaskConfig(train=str(tmp_path / "own.jsonl")))
     assert 0 < len(data.validation) < 30
     assert sorted(data.train.texts + data.validation.texts) == sorted(texts)
+
+
+def test_imdb_is_scored_on_its_official_test_side(tiny_mirror):
+    tiny_mirror("stanfordnlp/imdb/plain_text/train", {"text": ["a", "b"], "label": [0, 1]})
+    tiny_mirror("stanfordnlp/imdb/plain_text/validation", {"text": ["c"], "label": [0]})
+    assert "has no 'plain_text/test' of it" in error(task="imdb")
+    assert load_task(TaskConfig(task="imdb", validation="validation")).validation.texts == ["c"]
+    tiny_mirror("stanfordnlp/imdb/plain_text/test", {"text": ["d"], "label": [1]})
+    assert load_task(TaskConfig(task="imdb")).validation.texts == ["d"]
 
 
 def test_the_table_is_sound():

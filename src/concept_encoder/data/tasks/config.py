@@ -66,6 +66,8 @@ class TaskConfig:
         if self.task is None:
             raise ValueError("also: stands beside a named task; give task")
         task, other = TASKS[self.task], TASKS[name]
+        if task.kind == "classification" and task.label_names is None:
+            raise ValueError(f"also: the classes of {self.task} are those of its rows, so no other task has the same")
         alike = (task.kind, task.label_names, task.text_pair is None)
         if alike != (other.kind, other.label_names, other.text_pair is None) or other.validation is None:
             raise ValueError(f"also: {name} has other labels or texts than {self.task}, or no split to score on")

@@ -99,7 +99,7 @@ TASKS: dict[str, Task] = {
              metrics=("f1", "accuracy"), label_names=("different", "paraphrase"), sizes=(49401, 8000), majority=0.558),
         Task("sick-relatedness", *_SICK, label="relatedness_score", **_CORRELATION, sizes=(4439, 495)),
         Task("sick-entailment", *_SICK, label_names=_THREE_WAY, sizes=(4439, 495)),
-        Task("imdb", "stanfordnlp/imdb", "plain_text", "text", None, validation=None, label_names=("neg", "pos"),
+        Task("imdb", "stanfordnlp/imdb", "plain_text", "text", None, validation="test", label_names=("neg", "pos"),
              sizes=(25000, 25000), majority=0.5),
         Task("trec", "CogComp/trec", "default", "text", None, "coarse_label", metrics=("accuracy", "macro_f1"),
              validation="test", label_names=("ABBR", "ENTY", "DESC", "HUM", "LOC", "NUM"), sizes=(5452, 500),
