@@ -5,17 +5,22 @@ import json
 import os
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
 
+from concept_encoder.cli.evaluate import whole_of
 from concept_encoder.cli.main import main
 from concept_encoder.data.tokenizer import train_tokenizer
+from concept_encoder.errors import TrainingDiverged
 from concept_encoder.lab.metrics import metrics_of
 from concept_encoder.lab.plan import load_plan
 from concept_encoder.lab.runs import expand
 from concept_encoder.lab.verbs import VERBS, command_line, read_result
 from concept_encoder.model import ConceptEncoderForMaskedLM, preset_config
+from concept_encoder.training.finetune import finetune
 
 WORDS = ["cat", "dog", "cow", "hen", "saw", "axe", "file", "drill"]
 
@@ -98,6 +103,68 @@ def test_a_failed_task_is_named_and_the_exit_code_says_so(here, capsys, tmp_path
     assert json.loads((tmp_path / "evaluation" / "evaluation.json").read_text())["systems"] == {}
 
 
+def test_a_seed_that_diverges_is_a_failure(here, capsys, tmp_path, monkeypatch):
+    def finetuned(recipe, *arguments, **options):
+        if recipe.training.seed == 1:
+            raise TrainingDiverged("nan")
+        return finetune(recipe, *arguments, **options)
+
+    monkeypatch.setattr("concept_encoder.training.finetune.finetune", finetuned)
+    data = ["--set", f"data.train={here / 'topics.csv'}", "--set", "training.epochs=1", "--learning-rate", "1e-2"]
+    asked = ["evaluate", here / "woven", *data, "--seeds", "2", "--output", tmp_path / "evaluation"]
+    code, out, err = run(capsys, *asked)
+    assert code == 1
+    assert "diverged at the chosen rate: topics.csv.via_decoder.0.01.s1" in err
+    assert "1 of 2 seeds diverged" in " ".join(out.replace("│", " ").split())
+    code, out, _ = run(capsys, *asked, "--dry-run")
+    assert code == 0
+    assert out.count("diverged") == 1
+    before = (tmp_path / "evaluation" / "evaluation.json").read_bytes()
+    code, _, err = run(capsys, *asked, "--set", "training.batch_size=16")
+    assert code == 2
+    assert "holds an evaluation of another protocol (--set)" in err
+    assert (tmp_path / "evaluation" / "evaluation.json").read_bytes() == before
+
+
+def test_runs_are_named_by_their_defaults_and_by_the_rows_of_their_data(tmp_path, monkeypatch):
+    """An upgrade that changes a default, or other rows under the same name, must not find the runs of before."""
+
+    def whole(root, **training):
+        monkeypatch.setenv("CONCEPT_ENCODER_DATA_ROOT", str(root))
+        model = {"checkpoint": "x", "classifier_head": "via_decoder"}
+        return whole_of({"model": model, "data": {"task": "rte"}, "training": training})
+
+    for root, text in (("one", "a"), ("copy", "a"), ("other", "b")):
+        for split in ("train", "validation"):
+            file = tmp_path / root / "nyu-mll/glue/rte" / f"{split}.parquet"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            pq.write_table(pa.table({"sentence1": [text], "sentence2": [text], "label": [0]}), file)
+    found = whole(tmp_path / "one")
+    assert found["training"]["weight_decay"] == 0.01
+    assert found == whole(tmp_path / "copy", weight_decay=0.01)
+    assert found["rows"] != whole(tmp_path / "other")["rows"]
+    (tmp_path / "hub").mkdir()
+    assert set(whole(tmp_path / "hub")["rows"].values()) == {"hub"}
+
+
+def test_every_baseline_stands_beside_every_side(here, capsys, tmp_path, monkeypatch):
+    """Of MNLI's mismatched side too, which is scored with the model of the matched one."""
+    monkeypatch.setenv("CONCEPT_ENCODER_DATA_ROOT", str(tmp_path))
+    for split in ("train", "validation_matched", "validation_mismatched"):
+        texts = [f"{word} {other}" for word in WORDS for other in WORDS]
+        rows = {"premise": texts, "hypothesis": texts[::-1], "label": [i % 3 for i in range(64)]}
+        file = tmp_path / "nyu-mll/glue/mnli" / f"{split}.parquet"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(pa.table(rows), file)
+    tasks = ["--task", "mnli", "--task", "mnli-mm", "--set", "training.epochs=1", "--learning-rate", "1e-3"]
+    more = ["--seeds", "1", "--baseline", "bilstm", "--output", tmp_path / "evaluation"]
+    code, _, _ = run(capsys, "evaluate", here / "woven", *tasks, *more)
+    assert code == 0
+    found = json.loads((tmp_path / "evaluation" / "evaluation.json").read_text())["systems"]["via_decoder"]["tasks"]
+    for task in ("mnli", "mnli-mm"):
+        assert {"majority class", "bag of words", "bilstm"} == set(found[task]["baselines"])
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -108,6 +175,7 @@ def test_a_failed_task_is_named_and_the_exit_code_says_so(here, capsys, tmp_path
         (["WOVEN", "--task", "rte", "--head", "cls"], "no classifier head is called 'cls'"),
         (["BERT", "--task", "rte", "--head", "cls_query"], "'cls_query' pools concepts, and"),
         (["WOVEN", "--task", "rte", "--learning-rate", "fast"], "'fast' is not a valid float"),
+        (["WOVEN", "--task", "rte", "--learning-rate", "1e99"], "--learning-rate: 1e+99 is not between 0 and 1"),
         (["WOVEN", "--task", "rte", "--set", "training.epochz=3"], "training.epochz: no such field"),
         (["WOVEN", "--task", "rte", "--set", "data.max_length=64"], "data.max_length is more than the 32 tokens"),
         (["WOVEN", "--task", "rte", "--reference", "bert-bas"], "no published row of that name"),

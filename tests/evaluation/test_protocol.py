@@ -42,6 +42,9 @@ class Trainer:
             "selection": {"metric": metrics[0], "loss": 1.0, "scores": {metrics[0]: quality}},
         }  # fmt: skip
         (folder / "checkpoints").mkdir(parents=True)
+        for task in run.sections["data"].get("also", ()):
+            (folder / "also" / task).mkdir(parents=True)
+            (folder / "also" / task / "result.json").write_text(json.dumps({**result, "task": task}))
         (folder / "recipe.yaml").write_text(yaml.safe_dump(json.loads(json.dumps(run.sections))))
         answers = {"labels": LABELS.tolist(), "predictions": predictions.tolist(), "label_names": ["0", "1"]}
         (folder / "predictions.json").write_text(json.dumps(answers))
@@ -118,6 +121,73 @@ def test_a_rate_that_diverges_is_left_out(tmp_path):
     assert record_of(everywhere)["choices"][0]["learning_rate"] is None
 
 
+def test_a_seed_that_diverges_at_the_chosen_rate_is_not_dropped_in_silence(tmp_path):
+    """The others would stand for all: only those that survived are scored."""
+    options = {"seeds": 3, "tasks": ("rte",)}
+    evaluation(tmp_path / "e", **options).run(Trainer(rte_via_decoder_0_0003_s1=TrainingDiverged("nan")))
+    found, again = evaluation(tmp_path / "e", **options), Trainer()
+    found.run(again)
+    assert again.made == []
+    assert [state for *_, state in found.planned()] == ["done"] * 4 + ["diverged", "done"]
+    record = record_of(found)
+    assert list(record["choices"][0]["diverged"].values()) == ["nan"]
+    assert record["systems"]["via_decoder"]["tasks"]["rte"]["remarks"]["accuracy"][0] == "1 of 3 seeds diverged"
+    evaluation(tmp_path / "twin", content="twin", **options).run(Trainer())
+    twin = evaluation(tmp_path / "twin", content="twin", **options)
+    (tmp_path / "twin" / "evaluation.json").write_text(json.dumps(record_of(twin)))
+    (row,) = differences(outcome(tmp_path / "e", record, "bert-base", tmp_path / "twin"))
+    assert row[-1] == "untested: 1 of 3 seeds of e/via_decoder diverged"
+
+
+def differences(page):
+    return [row for table in page if table.title.startswith("Differences") for row in table.rows]
+
+
+def test_like_is_compared_with_like(tmp_path):
+    """Each head with the twin's only head, and what starts from MNLI with what does too."""
+    for name, heads in (("twin", ("via_decoder",)), ("e", ("pair", "via_decoder"))):
+        found = evaluation(tmp_path / name, ("mnli", "rte"), heads, name, seeds=2, mnli_first=True)
+        found.run(Trainer())
+        (tmp_path / name / "evaluation.json").write_text(json.dumps(record_of(found)))
+    page = outcome(tmp_path / "e", record_of(found), "bert-base", tmp_path / "twin")
+    tables = {table.title: table for table in page if table.title.startswith("Differences")}
+    of_plain, late = (tables[f"Differences from twin/via_decoder{end}, x 100"] for end in ("", "-mnli-first"))
+    assert {row[2] for row in of_plain.rows} == {"e/pair", "e/via_decoder"}
+    assert {row[2] for row in late.rows} == {"e/pair-mnli-first", "e/via_decoder-mnli-first"}
+    assert "corrected for all 6 questions" in late.notes[0]
+    alone = outcome(tmp_path / "e", record_of(found), "bert-base")
+    assert {row[2] for row in differences(alone)} == {"via_decoder", "via_decoder-mnli-first"}
+
+
+def test_a_twin_without_its_like_and_of_another_protocol_is_said_to_be(tmp_path):
+    for name, late in (("twin", False), ("e", True)):
+        found = evaluation(tmp_path / name, ("mnli", "rte"), content=name, seeds=2 + late, mnli_first=late)
+        found.run(Trainer())
+        (tmp_path / name / "evaluation.json").write_text(json.dumps(record_of(found)))
+    page = outcome(tmp_path / "e", record_of(found), "bert-base", tmp_path / "twin")
+    assert page[0].notes == ["the twin's evaluation has another protocol: seeds"]
+    assert "the twin has no like of e/via_decoder-mnli-first: no difference is given" in page[2].notes
+    assert {row[2] for row in differences(page)} == {"e/via_decoder"}
+
+
+def test_a_page_shows_what_was_asked_last(tmp_path):
+    """And nothing of an earlier command in the same folder: its runs stay, their links do not."""
+    evaluation(tmp_path / "e", ("rte", "mrpc"), ("via_decoder", "cls_query"), seeds=3).run(Trainer())
+    found, train = evaluation(tmp_path / "e", ("mrpc",), seeds=2), Trainer()
+    found.run(train)
+    systems = record_of(found)["systems"]
+    assert {
+        name: {task: each["seeds"] for task, each in system["tasks"].items()} for name, system in systems.items()
+    } == {"via_decoder": {"mrpc": [0, 1]}}
+    assert {path.name for path in (tmp_path / "e").iterdir()} == {".runs", ".lock", "protocol.json", "via_decoder"}
+    nothing = evaluation(tmp_path / "e", ("mrpc",), learning_rates=(2e-3,), seeds=2)
+    nothing.run(Trainer(mrpc=TrainingDiverged("nan")))
+    assert record_of(nothing)["systems"] == {}, "no rate is chosen, so no score of another rate is shown"
+    assert list(record_of(nothing)["diverged"].values()) == ["nan"]
+    evaluation(tmp_path / "e", ("rte", "mrpc"), ("via_decoder", "cls_query"), seeds=3).run(train)
+    assert train.made == []
+
+
 def test_heads_are_systems_of_their_own(tmp_path):
     evaluation(tmp_path / "e", heads=("via_decoder", "pair"), tasks=("rte", "sst2"), seeds=2).run(Trainer())
     with pytest.raises(UserError, match="give folders that hold each once"):
@@ -134,6 +204,9 @@ def test_mnli_first_starts_each_seed_from_that_of_mnli_and_stands_apart(tmp_path
     assert {made[0] for made in after} == {"rte"}
     assert all(f"mnli.via_decoder.0.0003.s{seed}" in checkpoint for *_, seed, checkpoint in after)
     assert {path.parent.name.split(".")[0] for path in (tmp_path / "e/.runs").glob("*/checkpoints")} == {"mnli"}
+    assert {path.parent.name.split(".s")[0] for path in (tmp_path / "e/.runs").glob("*/checkpoints")} == {
+        "mnli.via_decoder.0.0003"  # of the chosen rate alone
+    }
     again = Trainer()
     evaluation(tmp_path / "e", tasks=("mnli", "rte", "sst2"), seeds=2, mnli_first=True).run(again)
     assert again.made == []
@@ -153,11 +226,19 @@ def test_the_mismatched_side_is_scored_with_the_runs_of_mnli():
     assert alone.task == "mnli-mm"  # without mnli it is a task as any other
 
 
-def test_mnli_is_trained_again_when_its_weights_are_gone(tmp_path):
-    evaluation(tmp_path / "e", tasks=("mnli", "rte"), seeds=1).run(Trainer())
-    again = Trainer()
-    evaluation(tmp_path / "e", tasks=("mnli", "rte"), seeds=1, mnli_first=True).run(again)
-    assert {made[:2] for made in again.made} == {("mnli", "via_decoder"), ("rte", "via_decoder-mnli-first")}
+@pytest.mark.parametrize("changes", [{"mnli_first": True}, {"tasks": ("mnli", "mnli-mm", "rte")}])
+def test_mnli_is_trained_again_at_its_chosen_rate_alone_when_more_is_asked_of_its_weights(tmp_path, changes):
+    """They are gone: it is the seeds of one rate, not the grid, that the question costs."""
+    options = {"tasks": ("mnli", "rte"), "seeds": 2}
+    evaluation(tmp_path / "e", **options).run(Trainer())
+    found, again = evaluation(tmp_path / "e", **{**options, **changes}), Trainer()
+    assert sum(not state for cell, *_, state in found.planned() if cell.task == "mnli") == 2
+    found.run(again)
+    assert [made[2:4] for made in again.made if made[0] == "mnli"] == [(3e-4, 0), (3e-4, 1)]
+    assert {made[:2] for made in again.made} <= {("mnli", "via_decoder"), ("rte", "via_decoder-mnli-first")}
+    twice = Trainer()
+    evaluation(tmp_path / "e", **{**options, **changes}).run(twice)
+    assert twice.made == []
 
 
 @pytest.mark.parametrize(
@@ -169,19 +250,24 @@ def test_mnli_is_trained_again_when_its_weights_are_gone(tmp_path):
 )
 def test_a_folder_holds_one_checkpoint_and_one_recipe(tmp_path, changes, message):
     evaluation(tmp_path / "e", tasks=("rte",), seeds=1).run(Trainer())
+    (tmp_path / "e" / "evaluation.json").write_text("{}")
     with pytest.raises(UserError, match=f"^--output: .*{message}"):
         evaluation(tmp_path / "e", tasks=("rte",), seeds=1, **changes).run(Trainer())
+    assert (tmp_path / "e" / "evaluation.json").is_file(), "a command that is refused deletes nothing"
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter.tex").write_text("")
     with pytest.raises(UserError, match="something else than an evaluation"):
         evaluation(tmp_path / "thesis").run(Trainer())
+    assert [path.name for path in (tmp_path / "thesis").iterdir()] == ["chapter.tex"]
 
 
 def test_two_processes_do_not_share_a_folder(tmp_path):
     class Second(Trainer):
         def __call__(self, run, folder):
+            (tmp_path / "e" / "evaluation.json").write_text("{}")
             with pytest.raises(UserError, match="another process evaluates in"):
                 evaluation(tmp_path / "e", tasks=("rte",), seeds=1).run(Trainer())
+            assert (tmp_path / "e" / "evaluation.json").is_file()
             super().__call__(run, folder)
 
     evaluation(tmp_path / "e", tasks=("rte",), seeds=1, learning_rates=(1e-4,)).run(Second())

@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -11,6 +12,7 @@ from click.testing import CliRunner
 
 from concept_encoder.cli.finetune import command
 from concept_encoder.data.tasks.config import TaskConfig
+from concept_encoder.data.tasks.load import load_task
 from concept_encoder.data.tokenizer import train_tokenizer
 from concept_encoder.errors import UserError
 from concept_encoder.evaluation.runs import read_runs
@@ -64,10 +66,31 @@ def test_every_split_is_read_as_a_run_with_its_baselines_and_controls(recipe, tm
     assert not reports(reported(VERBS["finetune"], {"data": {"task": "mnli"}}), "mnli-mm.accuracy")
 
 
+def test_hans_hears_entailed_or_not_from_a_model_of_mnli(recipe, tmp_path):
+    """As in its paper: neutral and contradiction are one class to it."""
+    rows = {"premise": TEXTS * 3, "hypothesis": TEXTS[::-1] * 3, "label": [0, 1] * 6}
+    file = tmp_path / "hub/jhu-cogsci/hans/plain_text/validation.parquet"
+    file.parent.mkdir(parents=True)
+    pq.write_table(pa.table(rows), file)
+    found = load_task(from_mapping(TaskConfig, {"task": "mnli", "also": ["hans"]}, "data"))
+    (hans,) = found.also
+    assert hans.merged == (0, 1, 1)
+    assert set(found.train.labels) == {0, 1, 2}
+    assert set(hans.train.labels) == {0, 1}, "what its baselines learn from"
+    done = CliRunner().invoke(command, [str(recipe), "data.also=[hans]"], catch_exceptions=False)
+    assert done.exit_code == 0
+    _, beside = read_runs(tmp_path / "run")
+    assert beside.predictions.label_names == ["entailment", "non-entailment"]
+    assert set(beside.predictions.predictions) <= {0, 1}
+    said = np.equal(beside.predictions.predictions, beside.predictions.labels)
+    assert beside.scores["accuracy"] == pytest.approx(said.mean())
+
+
 @pytest.mark.parametrize(
     ("data", "message"),
     [
         ({"task": "mnli", "also": ["mnli-m"]}, "data.also: no task 'mnli-m'; did you mean"),
+        ({"task": "hans", "also": ["mnli"]}, "data.also: mnli has other labels or texts than hans"),
         ({"task": "mnli", "also": ["rte"]}, "data.also: rte has other labels or texts than mnli"),
         ({"task": "mnli", "also": ["mnli"]}, "data.also: mnli is scored already"),
         ({"task": "listops", "also": ["novel-author"]}, "data.also: the classes of listops are those of its rows"),

@@ -1,6 +1,6 @@
 """`concept-encoder evaluate CHECKPOINT`."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,31 +42,12 @@ def command(checkpoint: str, output: str | None, twin: str | None, **options: An
     finished evaluation, whose page is printed again. Interrupt the command and give it again: it goes on.
     """
     from concept_encoder.cli.write_tables import writable_folder
-    from concept_encoder.errors import UserError
     from concept_encoder.evaluation.outcome import ABOUT, read_record
     from concept_encoder.evaluation.published import published
 
     published(options["reference"])
     if (Path(checkpoint) / ABOUT).is_file():
-        asked = (
-            "suite",
-            "tasks",
-            "heads",
-            "rates",
-            "mnli_first",
-            "baseline",
-            "overrides",
-            "keep_checkpoints",
-            "dry_run",
-        )
-        if output or any(options[name] for name in asked):
-            raise UserError(
-                f"{checkpoint}: a finished evaluation, shown as it is; give its checkpoint to evaluate more"
-            )
-        beside = Path(twin) if twin else None
-        if beside and not (beside / ABOUT).is_file():
-            raise UserError(f"--twin: {twin} holds no finished evaluation, and {checkpoint} is one already")
-        _print(Path(checkpoint), read_record(Path(checkpoint)), options["reference"], beside)
+        _show_finished(Path(checkpoint), output, Path(twin) if twin else None, options)
         return
     folder = writable_folder(Path(output or f"runs/evaluate-{Path(checkpoint).resolve().name}"))
     evaluations = []
@@ -81,15 +62,32 @@ def command(checkpoint: str, output: str | None, twin: str | None, **options: An
     beside = evaluations[0].folder if len(evaluations) > 1 else Path(twin) if twin else None
     record = read_record(folder)
     _print(folder, record, options["reference"], beside, report=True)
-    failed = {name: why for evaluation in evaluations for name, why in evaluation.failed.items()}
-    unchosen = [choice for choice in record["choices"] if choice["learning_rate"] is None]
-    if failed or unchosen:
-        for name, why in failed.items():
-            click.echo(f"failed: {name}: {why}", err=True)
-        for choice in unchosen:
-            click.echo(f"no score: {choice['task']} ({choice['system']})", err=True)
+    if problems := [line for evaluation in evaluations for line in _problems(evaluation)]:
+        for line in problems:
+            click.echo(line, err=True)
         click.echo("the same command tries again what failed, and nothing else", err=True)
         raise SystemExit(1)
+
+
+def _show_finished(folder: Path, output: str | None, twin: Path | None, options: dict[str, Any]) -> None:
+    """The page of a finished evaluation."""
+    from concept_encoder.errors import UserError
+    from concept_encoder.evaluation.outcome import ABOUT, read_record
+
+    if output or any(value for name, value in options.items() if name not in ("seeds", "reference")):
+        raise UserError(f"{folder}: a finished evaluation, shown as it is; give its checkpoint to evaluate more")
+    if twin and not (twin / ABOUT).is_file():
+        raise UserError(f"--twin: {twin} holds no finished evaluation, and {folder} is one already")
+    _print(folder, read_record(folder), options["reference"], twin)
+
+
+def _problems(evaluation: "Evaluation") -> Iterator[str]:
+    """What has no score, a line each."""
+    yield from (f"failed: {name}: {why}" for name, why in evaluation.failed.items())
+    for cell in evaluation.protocol.cells():
+        yield from (f"diverged at the chosen rate: {name}: {why}" for name, why in evaluation.lost(cell).items())
+        if evaluation.chosen(cell) is None:
+            yield f"no score: {cell.task} ({cell.system})"
 
 
 def protocol_of(options: dict[str, Any], heads: tuple[str, ...], longest: int | None = None) -> "Protocol":
@@ -135,7 +133,18 @@ def _evaluation(checkpoint: str, folder: Path, options: dict[str, Any], of_twin:
     protocol = protocol_of(options, chosen, longest_input_of(found))
     if protocol.own_files:  # a wrong name or column is a mistake, not a run that failed
         load_task(from_mapping(TaskConfig, protocol.sections(next(protocol.cells()))["data"], "data"))
-    return Evaluation(folder, protocol, checkpoint, content_of(found), options["keep_checkpoints"])
+    return Evaluation(folder, protocol, checkpoint, content_of(found), options["keep_checkpoints"], whole_of)
+
+
+def whole_of(sections: Mapping[str, Any]) -> dict[str, Any]:
+    """All that decides a run's numbers: its recipe with every default, and what the rows of its data are."""
+    from concept_encoder.data.tasks.load import content_of_rows
+    from concept_encoder.training.finetune import FinetuneRecipe
+    from concept_encoder.training.recipe import resolved
+
+    recipe = FinetuneRecipe.from_sections({**sections, "training": {**sections["training"], "output_dir": "unused"}})
+    whole = resolved(model=recipe.model, data=recipe.data, training=recipe.training)
+    return {**whole, "rows": content_of_rows(recipe.data)}
 
 
 def _run(evaluation: "Evaluation", more_baselines: Sequence[str]) -> None:
@@ -169,7 +178,6 @@ def _run(evaluation: "Evaluation", more_baselines: Sequence[str]) -> None:
         finetune(recipe, scorer(task), task, beside[task.name], title=title, also_baselines=beside)
         gc.collect()  # trainers refer to themselves; a GPU would hold the models of all runs
 
-    (evaluation.folder / ABOUT).unlink(missing_ok=True)
     evaluation.run(train)
     write_atomically(evaluation.folder / ABOUT, json.dumps(record_of(evaluation), indent=1) + "\n")
 
@@ -180,10 +188,10 @@ def _print_runs(evaluations: list["Evaluation"]) -> None:
 
     for evaluation in evaluations:
         planned = list(evaluation.planned())
-        done = sum(is_done for *_, is_done in planned)
+        done = sum(state == "done" for *_, state in planned)
         rows = [
-            [cell.task, cell.system, "the best" if rate is None else f"{rate:g}", str(seed), "done" if is_done else ""]
-            for cell, rate, seed, is_done in planned
+            [cell.task, cell.system, "the best" if rate is None else f"{rate:g}", str(seed), state]
+            for cell, rate, seed, state in planned
         ]
         title = f"{evaluation.checkpoint}: {len(planned)} runs in {evaluation.folder}, {done} of them done"
         table = Table(title, ["task", "system", "learning rate", "seed", ""], rows, [], 2)

@@ -1,35 +1,31 @@
 """What an evaluation came to: one page of tables, and the numbers that a plan reads, both from the folder alone."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from concept_encoder.errors import UserError
 from concept_encoder.evaluation import gap
-from concept_encoder.evaluation.averages import averages
-from concept_encoder.evaluation.compare import compare, score_row
+from concept_encoder.evaluation.averages import AVERAGES, averages
+from concept_encoder.evaluation.compare import compare_pairs, score_row
 from concept_encoder.evaluation.compare_tables import tables
-from concept_encoder.evaluation.evaluate import Evaluation
+from concept_encoder.evaluation.evaluate import ABOUT, Evaluation
 from concept_encoder.evaluation.protocol import EPOCHS_OF_LARGE, FIXED, LARGE, MNLI_FIRST, Cell
 from concept_encoder.evaluation.published import Published, published
 from concept_encoder.evaluation.runs import System, read_systems
 from concept_encoder.evaluation.tables import Table, points, short
 from concept_encoder.settings import set_fields
 
-ABOUT = "evaluation.json"
-
-
-def systems_of(folder: Path) -> list[Path]:
-    """The folders of an evaluation's systems: one a head, and one a head that starts from MNLI."""
-    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+DEFAULT_HEAD = "via_decoder"
 
 
 def record_of(evaluation: Evaluation) -> dict[str, Any]:
     """`evaluation.json`: protocol, choices, failures, and every score with what it stands beside."""
     protocol = evaluation.protocol
     cells = list(protocol.cells())
+    found = _read((evaluation.folder, {cell.system: protocol.tasks for cell in cells}))
     return {
         "verb": "evaluate",
         "checkpoint": evaluation.checkpoint,
@@ -37,7 +33,7 @@ def record_of(evaluation: Evaluation) -> dict[str, Any]:
         "choices": [_choice(evaluation, cell) for cell in cells],
         "failed": evaluation.failed,
         "diverged": evaluation.diverged,
-        "systems": {system.name: _scores(system) for system in _read(evaluation.folder)},
+        "systems": {_own_name(system): _scores(system) for system in found},
     }
 
 
@@ -62,22 +58,73 @@ def outcome(folder: Path, record: Mapping[str, Any], reference: str, twin: Path 
         twin: the folder of the twin's evaluation.
     """
     row = published(reference)
-    found = [Table("Protocol", ["what", "how"], record["protocol"], [], 2, remarks=False), _choices(record["choices"])]
-    folders = [*(systems_of(twin) if twin else []), *systems_of(folder)]
-    systems = read_systems([path for path in folders if any(path.iterdir())])
-    if systems:
-        others = [other for other in systems[1:] if set(other.tasks) & set(systems[0].tasks)]
-        found += tables(compare([systems[0], *others]))
-        found += _gaps([system for system in systems if not _is_of(twin, system)], row)
+    beside = read_record(twin) if twin else None
+    tasks = {name: system["tasks"] for name, system in record["systems"].items()}
+    everything = {task for names in tasks.values() for task in names}
+    of_twin = {name: {*system["tasks"]} & everything for name, system in beside["systems"].items()} if beside else {}
+    notes = _unlike_protocol(record, beside) if beside else []
+    found = [
+        Table("Protocol", ["what", "how"], record["protocol"], notes, 2, remarks=False),
+        _choices(record["choices"]),
+    ]
+    systems = _read(*([(twin, of_twin)] if twin else []), (folder, tasks))
+    own = [system for system in systems if not _is_of(twin, system)]
+    twins = [system for system in systems if _is_of(twin, system)]
+    if own:
+        pairs = _pairs(own, twins)
+        compared = compare_pairs(systems, pairs)
+        alone = [system.name for system in own if twins and system not in [candidate for _, candidate in pairs]]
+        notes = [f"the twin has no like of {', '.join(alone)}: no difference is given"] if alone else []
+        found += tables(replace(compared, notes=[*compared.notes, *notes]))
+        found += _gaps(own, row)
     if failures := {**record["failed"], **record["diverged"]}:
         found.append(Table("Runs that failed", ["run", "why"], [[*pair] for pair in failures.items()], [], 2))
     return found
 
 
-def _read(folder: Path) -> list[System]:
-    """The systems, by the names of their own folders."""
-    found = read_systems([path for path in systems_of(folder) if any(path.iterdir())])
-    return [replace(system, name=system.name.rpartition("/")[2]) for system in found]
+def _read(*evaluations: tuple[Path, Mapping[str, Collection[str]]]) -> list[System]:
+    """The systems of evaluations: those named, with the tasks named, and nothing that an earlier command asked for."""
+    asked = [(folder / name, tasks) for folder, systems in evaluations for name, tasks in systems.items() if tasks]
+    asked = [(path, tasks) for path, tasks in asked if path.is_dir()]
+    return [
+        replace(system, tasks={task: runs for task, runs in system.tasks.items() if task in tasks})
+        for system, (_, tasks) in zip(read_systems([path for path, _ in asked]), asked)
+    ]
+
+
+def _own_name(system: System) -> str:
+    """The name of its folder: head and stage."""
+    return system.name.rpartition("/")[2]
+
+
+def _is_late(system: System) -> bool:
+    return system.name.endswith(f"-{MNLI_FIRST}")
+
+
+def _pairs(own: Sequence[System], twins: Sequence[System]) -> list[tuple[System, System]]:
+    """Whom each system is compared with: its like of the twin; without a twin, the first head of its stage."""
+    pairs = []
+    for system in own:
+        rival = _like(system, twins) if twins else next(each for each in own if _is_late(each) == _is_late(system))
+        if rival and rival is not system and {*rival.tasks} & {*system.tasks}:
+            pairs.append((rival, system))
+    return pairs
+
+
+def _like(system: System, twins: Sequence[System]) -> System | None:
+    """The twin's system of the same head, else of the default one, else its only one; from MNLI if this one is."""
+    likes = {_own_name(twin): twin for twin in twins if _is_late(twin) == _is_late(system)}
+    default = f"{DEFAULT_HEAD}-{MNLI_FIRST}" if _is_late(system) else DEFAULT_HEAD
+    only = [*likes.values()] if len(likes) == 1 else [None]
+    return likes.get(_own_name(system)) or likes.get(default) or only[0]
+
+
+def _unlike_protocol(record: Mapping[str, Any], beside: Mapping[str, Any]) -> list[str]:
+    """Where a twin's evaluation did not do the same."""
+    one, two = (dict(each["protocol"]) for each in (record, beside))
+    of_its_own = ("checkpoint", "tasks", "heads", MNLI_FIRST)
+    unlike = [what for what in {**one, **two} if what not in of_its_own and one.get(what) != two.get(what)]
+    return [f"the twin's evaluation has another protocol: {', '.join(unlike)}"] if unlike else []
 
 
 def _is_of(folder: Path | None, system: System) -> bool:
@@ -112,13 +159,13 @@ def _choice(evaluation: Evaluation, cell: Cell) -> dict[str, Any]:
     for rate, selection in evaluation.selections(cell).items():
         tried[f"{rate:g}"] = selection["scores"].get(selection["metric"])
         metric = selection["metric"]
-    rate = evaluation.chosen(cell)
     return {
         "system": cell.system,
         "task": cell.task,
         "metric": metric if tried else None,
         "tried": tried,
-        "learning_rate": rate,
+        "learning_rate": evaluation.chosen(cell),
+        "diverged": evaluation.lost(cell),
     }
 
 
@@ -147,9 +194,9 @@ def _scores(system: System) -> dict[str, Any]:
     for task, runs in system.tasks.items():
         rows = {metric: score_row(system, task, metric) for metric in runs[0].scores}
         beside: dict[str, dict[str, dict[str, float | None]]] = {"baselines": {}, "controls": {}}
-        for kind, names in (("baselines", runs[0].baselines), ("controls", runs[0].controls)):
-            for name in names:
-                beside[kind][name] = {metric: row.beside.get(name) for metric, row in rows.items()}
+        for run in runs:  # a baseline that was asked for later is not in the first
+            for kind, names in (("baselines", run.baselines), ("controls", run.controls)):
+                beside[kind] |= {name: {metric: row.beside.get(name) for metric, row in rows.items()} for name in names}
         tasks[task] = {
             "seeds": system.seeds(task),
             "scores": {metric: row.value for metric, row in rows.items()},
@@ -158,21 +205,21 @@ def _scores(system: System) -> dict[str, Any]:
             **beside,
         }
         flat |= {f"{task}.{metric}": row.value for metric, row in rows.items() if row.value is not None}
-    known = {name: value for name, value in averages(flat).items() if value is not None}
-    return {"tasks": tasks, "averages": known}
+    of_dev = {n: value for n, value in averages(flat).items() if value is not None and AVERAGES[n].split == "dev"}
+    return {"tasks": tasks, "averages": of_dev}
 
 
 def _gaps(systems: Sequence[System], reference: Published) -> list[Table]:
     """Gaps of every system that has a task of the reference; what starts from MNLI, against the row that does too."""
     found: list[Table] = []
-    plain = [system for system in systems if not system.name.endswith(MNLI_FIRST)]
+    plain = [system for system in systems if not _is_late(system)]
     standings = [gap.standing_of(system) for system in plain]
     standings = [standing for standing in standings if any(name in standing.scores for name in reference.scores)]
     if standings:
         found += gap.tables(standings, reference)
     for system in systems:
         if system not in plain:
-            head = next(each for each in plain if each.name == system.name.removesuffix(f"-{MNLI_FIRST}"))
-            both = replace(system, tasks={**head.tasks, **system.tasks})
+            of_head = [each.tasks for each in plain if each.name == system.name.removesuffix(f"-{MNLI_FIRST}")]
+            both = replace(system, tasks={**(of_head[0] if of_head else {}), **system.tasks})
             found += gap.tables([gap.standing_of(both)], published("bert-base-mnli"))
     return [table for table in found if table.rows]

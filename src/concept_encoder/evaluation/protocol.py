@@ -28,7 +28,7 @@ FIXED: dict[str, dict[str, Any]] = {
 LARGE, EPOCHS_OF_LARGE = ("sst2", "qqp", "mnli", "qnli"), 3
 AFTER_MNLI = ("rte", "mrpc", "stsb")  # of MosaicBERT, ModernBERT and RoBERTa's dev row
 MNLI_FIRST = "mnli-first"
-ALSO = {"mnli-mm": "mnli"}  # one model, two held-out sides
+ALSO = {"mnli-mm": "mnli", "hans": "mnli"}  # one model, several held-out sides
 _OWNED = {
     "model.checkpoint": "the argument CHECKPOINT",
     "model.classifier_head": "--head",
@@ -136,6 +136,7 @@ class Run:
     Attributes:
         start: the content of the checkpoint that it starts from, as a hash.
         sections: its recipe without `training.output_dir`.
+        whole: the same with every default, and what the rows of its data are.
     """
 
     cell: Cell
@@ -143,13 +144,17 @@ class Run:
     seed: int
     start: str
     sections: Mapping[str, Any] = field(repr=False)
+    whole: Mapping[str, Mapping[str, Any]] = field(repr=False)
 
     @property
     def identity(self) -> str:
-        """A hash of all that decides its numbers, but for the content of the data's files."""
-        model = {name: value for name, value in self.sections["model"].items() if name != "checkpoint"}
-        training = {n: value for n, value in self.sections["training"].items() if n not in FREE_TO_CHANGE}
-        content = {**self.sections, "model": model, "training": training, "start": self.start}
+        """A hash of all that decides its weights and numbers; what else they are scored on (`data.also`) does not."""
+        free = {"model": {"checkpoint"}, "data": {"also"}, "training": FREE_TO_CHANGE}
+        content: dict[str, Any] = {
+            section: {name: value for name, value in fields.items() if name not in free.get(section, ())}
+            for section, fields in self.whole.items()
+        }
+        content["start"] = self.start
         return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
     @property

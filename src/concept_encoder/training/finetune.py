@@ -179,11 +179,14 @@ def _judged(
     """Scores and controls on the scored side of a task, and the answers one by one."""
     predictions, labels = predict(model, rows, asking), asked(rows)
 
+    def said(found: Answers) -> Answers:
+        return [task.merged[answer] for answer in found] if task.merged else found
+
     def scores(found: Answers) -> dict[str, float | None]:
-        return score(task.metrics, found, labels)
+        return score(task.metrics, said(found), labels)
 
     judged = {"scores": scores(predictions), "controls": concept_controls(model, rows, asking, scores)}
-    answers = {"labels": _plain(labels), "predictions": _plain(predictions), "label_names": task.label_names}
+    answers = {"labels": _plain(labels), "predictions": _plain(said(predictions)), "label_names": task.label_names}
     return judged, answers
 
 

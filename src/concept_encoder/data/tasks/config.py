@@ -22,8 +22,8 @@ class TaskConfig:
         validation_fraction: share of the training rows held out, by a hash of their text, if nothing else is.
         selection_fraction: share of the training rows kept aside, by another hash of their (first) text, to choose the
             checkpoint on; the held-out side is scored once, then.
-        also: other named tasks with the same labels, whose scored split the same model is scored on too: with
-            mnli, `[mnli-mm]`.
+        also: other named tasks with the same labels, or fewer that theirs are merged into, whose scored split the same
+            model is scored on too: with mnli, `[mnli-mm, hans]`.
         max_length: longest input in tokens; more is cut off.
         max_examples: use no more than so many examples of each side, chosen by a hash of their text.
     """
@@ -68,8 +68,9 @@ class TaskConfig:
         task, other = TASKS[self.task], TASKS[name]
         if task.kind == "classification" and task.label_names is None:
             raise ValueError(f"also: the classes of {self.task} are those of its rows, so no other task has the same")
-        alike = (task.kind, task.label_names, task.text_pair is None)
-        if alike != (other.kind, other.label_names, other.text_pair is None) or other.validation is None:
+        alike = task.label_names in (other.label_names, tuple(other.merges or ()))
+        alike &= (task.kind, task.text_pair is None) == (other.kind, other.text_pair is None)
+        if not alike or other.validation is None:
             raise ValueError(f"also: {name} has other labels or texts than {self.task}, or no split to score on")
         if name == self.task or self.also.count(name) > 1:
             raise ValueError(f"also: {name} is scored already; name it once")

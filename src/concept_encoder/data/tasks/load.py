@@ -1,9 +1,11 @@
 """The data of a fine-tuning run: rows of a named task, or of files of your own, as texts and labels."""
 
+import hashlib
 import logging
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ import datasets
 from transformers import PreTrainedTokenizerFast
 
 from concept_encoder.data import quickstart
-from concept_encoder.data.sources import Row, read_table
+from concept_encoder.data.sources import Row, local_files, read_table
 from concept_encoder.data.split import is_held_out, share
 from concept_encoder.data.tasks import tagging
 from concept_encoder.data.tasks.config import TaskConfig
@@ -42,7 +44,7 @@ class TaskData:
 
     `unlabeled` counts the rows left out because their label was empty or -1, as the hub marks unlabeled rows.
     `selection` is the part of the training side that a checkpoint is chosen on, if there is one. `also` are tasks with
-    the same training side and another scored one.
+    the same training side and another scored one; `merged` is their class for each class of the model, if it has more.
     """
 
     name: str
@@ -54,6 +56,7 @@ class TaskData:
     unlabeled: int
     selection: Examples | TaggedExamples | None = None
     also: "tuple[TaskData, ...]" = ()
+    merged: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -115,7 +118,35 @@ def _beside(data: TaskData, other: Task, limit: int | None) -> TaskData:
     _, (_, labels) = _targets(other, [], records)
     held_out = _examples(records, labels, limit)
     left_out = len(every) - len(records)
-    return replace(data, name=other.name, metrics=other.metrics, validation=held_out, unlabeled=left_out)
+    beside = replace(data, name=other.name, metrics=other.metrics, validation=held_out, unlabeled=left_out)
+    if other.kind == "regression" or list(other.label_names) == data.label_names:
+        return beside
+    merged = tuple(other.label_names.index(other.merges[name]) for name in data.label_names)
+    learned = replace(data.train, labels=[merged[label] for label in data.train.labels])  # for its baselines
+    return replace(beside, train=learned, selection=None, label_names=list(other.label_names), merged=merged)
+
+
+def content_of_rows(config: TaskConfig) -> dict[str, str]:
+    """What the rows of a task are, unread: of each split a hash of its files, wherever they lie, or "hub".
+
+    Files that are missing are "hub" too: whoever reads the rows will say what is wrong.
+    """
+    found = {}
+    for source, name, split in _sources(_own(config) if config.task is None else TASKS[config.task], config):
+        try:
+            files = local_files(source, name, split) or []
+        except UserError:
+            files = []
+        digests = [_digest(file, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+        found[" ".join(filter(None, (source, name, split)))] = " ".join(digests) or "hub"
+    return found
+
+
+@lru_cache
+def _digest(file: Path, size: int, modified: int) -> str:
+    """Of a file's content; size and time say when it has to be read again."""
+    with open(file, "rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()[:16]
 
 
 def tokenize_examples(examples: Examples, tokenizer: PreTrainedTokenizerFast, max_length: int) -> datasets.Dataset:
@@ -151,6 +182,18 @@ def _own(config: TaskConfig) -> Task:
     )
 
 
+def _sources(task: Task, config: TaskConfig) -> list[tuple[str, str | None, str]]:
+    """Source, config and split of the rows to train on, and of those to score on unless they are cut from these."""
+    config_name, _, train_split = task.train.rpartition("/")
+    found = [(task.source, config_name or task.config, train_split)]
+    split = config.validation or task.validation
+    if config.train is not None and config.validation is not None:
+        found.append((config.validation, None, "train"))
+    elif config.train is None and split is not None:
+        found.append((task.source, task.config, split))
+    return found
+
+
 def _sides(task: Task, config: TaskConfig) -> tuple[list[Any], list[Any]]:
     """The records to train on and those to score on."""
     if task.source == quickstart.NAME:
@@ -158,13 +201,12 @@ def _sides(task: Task, config: TaskConfig) -> tuple[list[Any], list[Any]]:
         train, validation = (_records(task, side) for side in rows)
         return train, validation
     columns = [column for column in (task.text, task.text_pair, task.label) if column is not None]
-    config_name, _, train_split = task.train.rpartition("/")
-    train = _records(task, read_table(task.source, columns, config=config_name or task.config, split=train_split))
-    split = config.validation or task.validation
-    if config.train is not None and config.validation is not None:
-        return train, _records(task, read_table(config.validation, columns))
-    if config.train is None and split is not None:
-        return train, _records(task, read_table(task.source, columns, config=task.config, split=split))
+    train, *scored = (
+        _records(task, read_table(source, columns, config=name, split=split))
+        for source, name, split in _sources(task, config)
+    )
+    if scored:
+        return train, scored[0]
     held_out = [record for record in train if is_held_out(record.text, config.validation_fraction)]
     return [record for record in train if not is_held_out(record.text, config.validation_fraction)], held_out
 

@@ -1,5 +1,6 @@
 """The tasks that are known by name, as one table. To add a task, add a row to `TASKS`."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -16,6 +17,7 @@ class Task:
         train: the split to train on; `config/split` where another config of the data set holds it.
         validation: the split to score on. None: there is none, part of the training rows is held out by a hash.
         label_names: in the order of the data set's integers.
+        merges: its class for each class of a model that was trained on more of them (`data.also`).
         sizes: labelled rows of the official training and scored splits, as the hub has them; None where not known.
         majority: share of the commonest class in the official scored split; None where not known.
     """
@@ -31,6 +33,7 @@ class Task:
     train: str = "train"
     validation: str | None = "validation"
     label_names: tuple[str, ...] | None = None
+    merges: Mapping[str, str] | None = None
     sizes: tuple[int, int] | None = None
     majority: float | None = None
 
@@ -41,6 +44,7 @@ def _glue(name: str, text: str, text_pair: str | None, label_names: tuple[str, .
 
 _ENTAILMENT = ("entailment", "not_entailment")
 _THREE_WAY = ("entailment", "neutral", "contradiction")
+_ENTAILED_OR_NOT = {"entailment": "entailment", "neutral": "non-entailment", "contradiction": "non-entailment"}
 _EQUIVALENT = ("not_equivalent", "equivalent")
 _CORRELATION = {"kind": "regression", "metrics": ("pearson", "spearman")}
 _SICK = ("RobZamp/sick", "default", "sentence_A", "sentence_B")
@@ -94,7 +98,7 @@ TASKS: dict[str, Task] = {
         Task("snli", "stanfordnlp/snli", "plain_text", "premise", "hypothesis", label_names=_THREE_WAY,
              sizes=(549367, 9842), majority=0.338),
         Task("hans", "jhu-cogsci/hans", "plain_text", "premise", "hypothesis",
-             label_names=("entailment", "non-entailment"), sizes=(30000, 30000), majority=0.5),
+             label_names=("entailment", "non-entailment"), merges=_ENTAILED_OR_NOT, sizes=(30000, 30000), majority=0.5),
         Task("paws", "google-research-datasets/paws", "labeled_final", "sentence1", "sentence2",
              metrics=("f1", "accuracy"), label_names=("different", "paraphrase"), sizes=(49401, 8000), majority=0.558),
         Task("sick-relatedness", *_SICK, label="relatedness_score", **_CORRELATION, sizes=(4439, 495)),
