@@ -39,12 +39,12 @@ def test_output_and_exit_code_survive_the_client(tmp_path):
 
 
 def test_slots_and_gpus(tmp_path):
-    engine = LocalEngine(1, [4, 5])
+    engine = LocalEngine(1, ["4", "5"])
     code = "import os, time; print(os.environ['CUDA_VISIBLE_DEVICES'], flush=True); time.sleep(0.5)"
     jobs = [job(tmp_path, code, name, gpus) for name, gpus in (("cpu", 0), ("one", 1), ("two", 2), ("three", 1))]
     assert [engine.submit(each) for each in jobs] == [True, True, False, True]
     assert not engine.submit(job(tmp_path, code, "more"))
-    later = LocalEngine(1, [4, 5])
+    later = LocalEngine(1, ["4", "5"])
     assert [later.status(each).state for each in jobs] == ["running", "running", "lost", "running"]
     assert not later.submit(jobs[2]), "a new client knows which GPUs are taken"
     for each in (jobs[0], jobs[1], jobs[3]):
@@ -86,6 +86,18 @@ def test_a_killed_supervisor_does_not_hide_the_run(tmp_path):
     time.sleep(0.1)
     assert engine.status(it).state == "running"
     assert wait(engine, it) == "lost"
+
+
+def test_a_run_is_stopped_although_its_supervisor_was_killed(tmp_path):
+    engine = LocalEngine(1, [], ((0.0, signal.SIGINT),))
+    it = job(tmp_path, "import time; time.sleep(30)")
+    engine.submit(it)
+    while not (it.folder / "child.json").exists():
+        time.sleep(0.01)
+    os.kill(json.loads((it.folder / "process.json").read_text())["pid"], signal.SIGKILL)
+    time.sleep(0.1)
+    engine.stop(it)
+    assert wait(engine, it, seconds=10) == "lost"
 
 
 def test_a_reused_pid_is_left_alone(tmp_path):

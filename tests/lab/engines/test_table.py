@@ -26,6 +26,24 @@ def test_the_local_engine_says_what_it_has():
     assert open_engine("local", slots=3, gpus=2).room == Room(3, {"this machine": 2})
 
 
+@pytest.mark.parametrize(
+    ("visible", "gpus", "used"),
+    [
+        ("4,5,6", None, ["4", "5", "6"]),
+        ("4,5,6", 2, ["4", "5"]),
+        ("4,5,6", 0, []),
+        ("GPU-8932f937, MIG-GPU-8932f937/1/2", 1, ["GPU-8932f937"]),
+        ("GPU-8932f937, MIG-GPU-8932f937/1/2", None, ["GPU-8932f937", "MIG-GPU-8932f937/1/2"]),
+        ("2,-1,3", None, ["2"]),
+        ("", 2, ["0", "1"]),
+        ("NoDevFiles", None, []),
+    ],
+)
+def test_gpus_are_the_first_of_those_that_are_visible(monkeypatch, visible, gpus, used):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert open_engine("local", slots=1, gpus=gpus).gpus == used
+
+
 def test_a_store_gives_its_runs_to_one_engine_at_a_time(tmp_path):
     store = Store(tmp_path)
     assert store.engine == "local"

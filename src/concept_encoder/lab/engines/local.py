@@ -3,11 +3,13 @@
 import fcntl
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from itertools import takewhile
 from pathlib import Path
 
 from concept_encoder.cores import usable_cores
@@ -22,22 +24,23 @@ class LocalEngine(Engine):
     """Runs jobs as subprocesses that outlive the client.
 
     A job's process holds a lock in its folder, taken before it starts: whoever comes later sees by it that the job is
-    alive. The pid, kept with its start time, serves to send signals and is never mistaken for another's.
+    alive. The pids of supervisor and run, kept with their start times, serve to send signals to their group, which is
+    never mistaken for another's.
 
     Args:
         slots: how many jobs without a GPU run at once; None: one for two cores.
-        gpus: the GPUs to use, by number; None: those of CUDA_VISIBLE_DEVICES, else all that nvidia-smi lists.
+        gpus: the GPUs to use, as CUDA_VISIBLE_DEVICES names them; None: all of `visible_gpus`.
         firmness: pairs of seconds after the first `stop` and the signal that is due then.
     """
 
-    def __init__(self, slots: int | None = None, gpus: list[int] | None = None, firmness: tuple = _FIRMNESS):
+    def __init__(self, slots: int | None = None, gpus: list[str] | None = None, firmness: tuple = _FIRMNESS):
         cores = usable_cores()
         self.slots = slots or max(cores // 2, 1)
         self.gpus = visible_gpus() if gpus is None else gpus
         self.firmness = firmness
         self.room = Room(self.slots, {"this machine": len(self.gpus)})
         self._threads = os.environ.get("OMP_NUM_THREADS") or str(max(cores // self.slots, 1))
-        self._running: dict[Path, list[int]] = {}  # what is known to run, and its GPUs
+        self._running: dict[Path, list[str]] = {}  # what is known to run, and its GPUs
         self._children: dict[Path, subprocess.Popen] = {}
 
     def submit(self, job: Job) -> bool:
@@ -52,7 +55,7 @@ class LocalEngine(Engine):
         chosen = free[: job.gpus]
         environment = dict(job.environment)
         if chosen:
-            environment["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, chosen))
+            environment["CUDA_VISIBLE_DEVICES"] = ",".join(chosen)
         else:
             environment |= {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": self._threads}
         job.output.mkdir(parents=True, exist_ok=True)
@@ -81,7 +84,8 @@ class LocalEngine(Engine):
         if ended or not alive:
             self._running.pop(job.folder, None)
             return JobStatus.of_exit(ended) if ended else JobStatus("lost")
-        self._running.setdefault(job.folder, supervise.read(job.folder / "job.json").get("gpus", []))
+        held = supervise.read(job.folder / "job.json").get("gpus", [])
+        self._running.setdefault(job.folder, [str(gpu) for gpu in held])  # earlier versions kept numbers
         return JobStatus("running")
 
     def stop(self, job: Job) -> None:
@@ -92,9 +96,9 @@ class LocalEngine(Engine):
             asked["time"] = time.time()
         waited = time.time() - asked["time"]
         due = [number for after, number in self.firmness if waited >= after]
-        process = supervise.read(job.folder / "process.json")
-        if len(due) > asked["sent"] and process and supervise.start_time(process["pid"]) == process["started"]:
-            os.killpg(process["pid"], due[-1])  # its own session, see submit
+        group = _group(job.folder)
+        if len(due) > asked["sent"] and group is not None:
+            os.killpg(group, due[-1])
             asked["sent"] = len(due)
         write_atomically(job.folder / "stop.json", json.dumps(asked) + "\n")
 
@@ -102,15 +106,24 @@ class LocalEngine(Engine):
         return job.output
 
 
-def visible_gpus() -> list[int]:
-    """The numbers of the GPUs that runs may use; none without the NVIDIA driver."""
+def visible_gpus() -> list[str]:
+    """The GPUs that runs may use: those of CUDA_VISIBLE_DEVICES (numbers, or names of GPUs and MIG slices), else all
+    that nvidia-smi lists; none without the NVIDIA driver."""
     given = os.environ.get("CUDA_VISIBLE_DEVICES")
     if given is not None:
-        return [int(number) for number in given.split(",") if number.strip().isdigit()]
+        names = (name.strip() for name in given.split(","))
+        return list(takewhile(re.compile(r"\d+|(GPU|MIG)-\S+").fullmatch, names))  # CUDA ends at what names none, too
     if shutil.which("nvidia-smi") is None:
         return []
     listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True)
-    return list(range(sum(line.startswith("GPU ") for line in listed.stdout.splitlines())))
+    return [str(number) for number in range(sum(line.startswith("GPU ") for line in listed.stdout.splitlines()))]
+
+
+def _group(folder: Path) -> int | None:
+    """The process group of an attempt: the supervisor's pid (see `submit`), whichever of it and the run is left."""
+    supervisor, child = (supervise.read(folder / name) for name in ("process.json", "child.json"))
+    left = any(one and supervise.start_time(one["pid"]) == one["started"] for one in (supervisor, child))
+    return supervisor["pid"] if left else None
 
 
 def _is_locked(file: Path) -> bool:

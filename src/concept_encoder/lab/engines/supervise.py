@@ -6,6 +6,7 @@ Standard library alone, so that it starts in milliseconds. The lock that it inhe
 everyone that the run is alive; the kernel frees it with the last of the two, whatever ended them.
 """
 
+import contextlib
 import json
 import os
 import signal
@@ -82,6 +83,9 @@ def main(folder: str, lock: int) -> None:
     write(folder, "process.json", {"pid": os.getpid(), "started": start_time(os.getpid())})
     with open(os.path.join(folder, "log.txt"), "ab") as log:
         process = start(folder, log, pass_fds=(lock,))
+        if process:
+            with contextlib.suppress(OSError):  # a full disk; it serves where this process is killed before the run
+                write(folder, "child.json", {"pid": process.pid, "started": start_time(process.pid)})
         code = process.wait() if process else 2
     finish(folder, code)
 

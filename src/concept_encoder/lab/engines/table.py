@@ -26,11 +26,14 @@ class Asked:
 
 
 def _local(asked: Asked) -> Engine:
-    from concept_encoder.lab.engines.local import LocalEngine
+    from concept_encoder.lab.engines.local import LocalEngine, visible_gpus
 
     if asked.file is not None:
         raise UserError(f"--on local:{asked.file}: the local engine has no settings; use --slots and --gpus")
-    return LocalEngine(asked.slots, None if asked.gpus is None else list(range(asked.gpus)))
+    seen = visible_gpus()
+    if asked.gpus is None or asked.gpus <= len(seen):
+        return LocalEngine(asked.slots, seen[: asked.gpus])
+    return LocalEngine(asked.slots, [str(number) for number in range(asked.gpus)])  # a machine to plan for
 
 
 def _slurm(asked: Asked) -> Engine:
