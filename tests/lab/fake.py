@@ -82,9 +82,10 @@ def behave(what: list[str], text: str, attempt: int, folder: str) -> None:
 
 
 def log(folder: str, step: int, loss: float) -> None:
-    record = {"step": step, "loss": loss, "tokens_per_second": 1000.0, "time": time.time()}
+    now = time.time()
+    record = {"step": step, "loss": loss, "tokens_per_second": 1000.0, "time": now}
     with open(os.path.join(folder, "metrics.jsonl"), "a") as file:
-        file.write(json.dumps(record) + "\n" + json.dumps({"step": step, "eval_loss": loss}) + "\n")
+        file.write(json.dumps(record) + "\n" + json.dumps({"step": step, "eval_loss": loss, "time": now}) + "\n")
 
 
 if __name__ == "__main__":

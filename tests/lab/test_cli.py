@@ -112,6 +112,24 @@ def test_stop_works_without_a_scheduler(capsys, program, write_plan, tmp_path, m
     assert {state.state for state in Store(tmp_path / "store").states()} == {"stopped"}
 
 
+def test_a_run_that_left_the_plan_is_seen_and_stopped(capsys, program, write_plan, tmp_path):
+    from concept_encoder.lab.scheduler import Scheduler
+
+    file, store = write_plan({"id": "a", "overrides": {"data.fake": "sleep 30"}}), Store(tmp_path / "store")
+    Scheduler(expand(load_plan(file)), store, LocalEngine(1, [])).tick()
+    write_plan({"id": "b", "overrides": {"data.fake": "ok"}})
+    store.set_plan([State("b", "b.s0", "b")])  # as plan run does
+    (left,) = store.left_over()
+    options = ("--store", str(tmp_path / "store"))
+    _, out, _ = call(capsys, "status", str(file), *options)
+    assert f"{left.name}: no longer in the plan" in out
+    assert "1 running, 1 waiting" in out
+    code, out, _ = call(capsys, "stop", str(file), "a.s0", *options)
+    assert code == 0
+    assert f"stopped  {left.name}: by request" in out
+    assert store.state(left.id).state == "stopped"
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -7,7 +7,7 @@ from itertools import pairwise
 import pytest
 
 from concept_encoder.lab.early import EarlyStops, hopeless, reason_to_stop
-from concept_encoder.lab.failures import diagnose, mask
+from concept_encoder.lab.failures import diagnose, is_secret, mask
 from concept_encoder.lab.gates import parse_gate
 from concept_encoder.lab.progress import MetricsTail, duration, figures, glance, sparkline, steps_in_log
 
@@ -61,7 +61,10 @@ def test_hopeless_against_the_others_at_the_same_step(pruner):
     [
         ("torch.OutOfMemoryError: CUDA out of memory. Tried", 1, "memory", "out of memory"),
         ("RuntimeError: DefaultCPUAllocator: can't allocate memory: you tried", 1, "memory", "out of memory"),
-        ("safetensors: No space left on device (os error 28)", 1, "disk", "the disk is full"),
+        ("safetensors: No space left on device (os error 28)", 1, "disk", "no space left on its disk"),
+        ('File "a.py", line 3, in f\n  g()\nOSError: [Errno 28] No space\nwandb: bye', 1, "disk", "in f (a.py:3)"),
+        ("no space left on /cache, goes on without\nKeyError: 1", 1, "crash", "KeyError: 1"),
+        ('File "a.py", line 3, in f\n  g()\nKeyError: 1\nENOSPC, says a hint\nbye', 1, "crash", "in f (a.py:3)"),
         ("x\nerror: data.corpus: no file\n", 2, "mistake", "data.corpus: no file"),
         ('File "a.py", line 3, in f\n    g()\n  File "b.py", line 7, in g\nKeyError: 1', 1, "crash", "in g (b.py:7)"),
         ("", -9, "killed", "SIGKILL"),
@@ -74,6 +77,11 @@ def test_failures_are_understood(log, code, kind, reason):
     found = diagnose(log, code)
     assert found.kind == kind
     assert reason in found.reason
+
+
+def test_names_say_what_is_secret():
+    names = ("HF_TOKEN", "MY_TOKENS", "AWS_SECRET_ACCESS_KEY", "TOKENIZERS_PARALLELISM", "HOME")
+    assert [is_secret(name) for name in names] == [True, True, True, False, False]
 
 
 def test_secrets_are_masked(monkeypatch):

@@ -61,7 +61,7 @@ def test_a_newer_store_and_a_damaged_one_are_refused(tmp_path):
     Store(tmp_path).close()
     with sqlite3.connect(tmp_path / "plan.db") as database:
         database.execute("UPDATE meta SET value = '99'")
-    with pytest.raises(UserError, match="the store has format 99, this version reads up to 1; update concept-encoder"):
+    with pytest.raises(UserError, match="the store has format 99, this version reads up to 2; update concept-encoder"):
         Store(tmp_path)
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "plan.db").write_text("this is no database, just text that is long enough to be read" * 30)
@@ -71,11 +71,53 @@ def test_a_newer_store_and_a_damaged_one_are_refused(tmp_path):
         Store(tmp_path / "nowhere", create=False)
 
 
-def test_requests_are_taken_once(tmp_path):
+@pytest.mark.parametrize("met", ["marked", "stopped"])
+def test_a_request_stays_until_it_is_met(tmp_path, met):
+    """Whoever reads it may be killed before it has done anything."""
     store = Store(tmp_path)
-    Store(tmp_path).request_stop("x")
-    assert store.take_requests() == ["x"]
-    assert store.take_requests() == []
+    store.set_plan([State("x", "a.s0", "a"), State("y", "b.s0", "b")])
+    for _ in range(2):
+        Store(tmp_path).request_stop("x")
+    assert store.requests() == store.requests() == ["x"]
+    run, other = store.states()
+    store.move(other, "running")
+    store.mark(other, stopping="budget spent")
+    assert store.requests() == ["x"]
+    if met == "marked":
+        store.move(run, "running")
+        assert store.requests() == ["x"]
+        store.mark(run, stopping="by request")
+    else:
+        store.move(run, "stopped", "by request")
+    assert store.requests() == []
+
+
+def test_a_request_that_came_too_late_stops_no_later_life(tmp_path):
+    store = Store(tmp_path)
+    store.set_plan([State("x", "a.s0", "a")])
+    (run,) = store.states()
+    store.move(run, "running")
+    store.move(run, "failed", "it crashed")
+    store.request_stop("x")
+    store.move(run, "waiting", "tried again")
+    assert store.requests() == []
+
+
+@pytest.mark.parametrize("kept", ["runs/plan/runs/a.s0-1", "/home/me/old/runs/a.s0-1"])
+def test_a_store_of_the_first_format_is_read_on(tmp_path, kept):
+    """It kept paths as they were seen from where the command was given."""
+    store = Store(tmp_path)
+    store.set_plan([State("x", "a.s0", "a", folder="a.s0-1")])
+    store.close()
+    with sqlite3.connect(tmp_path / "plan.db") as database:
+        database.execute("UPDATE meta SET value = '1' WHERE name = 'format'")
+        database.execute("UPDATE runs SET folder = ?", (kept,))
+        for name in ("since", "spent"):
+            database.execute(f"ALTER TABLE runs DROP COLUMN {name}")
+    (run,) = Store(tmp_path).states()
+    assert (run.folder, run.since, run.spent) == (str(tmp_path / "runs" / "a.s0-1"), 0.0, 0.0)
+    with sqlite3.connect(tmp_path / "plan.db") as database:
+        assert database.execute("SELECT value FROM meta WHERE name = 'format'").fetchone() == ("2",)
 
 
 def test_a_thousand_runs_are_read_at_once(tmp_path):

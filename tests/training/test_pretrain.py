@@ -89,6 +89,25 @@ def test_resuming_is_exact(sections, tmp_path, monkeypatch):
     assert losses[0] == losses[1]
 
 
+def test_a_run_goes_on_with_half_the_micro_batch(sections, tmp_path, monkeypatch):
+    """Out of memory at step 4: its checkpoint and its effective batch stay, and so do its losses."""
+    whole = train(sections, tmp_path / "whole", save_every=3)
+    original = ConceptTrainer._save_checkpoint
+
+    def save_then_die(self, *args, **kwargs):
+        original(self, *args, **kwargs)
+        raise MemoryError
+
+    monkeypatch.setattr(ConceptTrainer, "_save_checkpoint", save_then_die)
+    with pytest.raises(MemoryError):
+        train(sections, tmp_path / "halves", save_every=3)
+    monkeypatch.undo()
+    halves = train(sections, tmp_path / "halves", save_every=3, micro_batch_size=2)
+    losses = [[m["loss"] for m in read_metrics(run) if "loss" in m] for run in (whole, halves)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    assert yaml.safe_load((halves / "recipe.yaml").read_text())["training"]["micro_batch_size"] == 2
+
+
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_accumulation_changes_nothing_with_every_optimizer(sections, tmp_path, optimizer):
     whole = train(sections, tmp_path / "whole", optimizer=optimizer, save_every=3)

@@ -13,7 +13,7 @@ from concept_encoder.errors import UserError, nearest
 
 SUBCOMMANDS = ("check", "run", "status", "watch", "logs", "stop", "report", "hosts")
 _slots = click.option("--slots", type=click.IntRange(1), help="CPU runs at once.  [default: one for two cores]")
-_gpus = click.option("--gpus", type=click.IntRange(0), help="GPUs to use.  [default: all visible]")
+_gpus = click.option("--gpus", type=click.IntRange(0), help="GPUs to use, the first of those visible.  [default: all]")
 _on = click.option(
     "--on",
     metavar="ENGINE[:FILE]",
@@ -109,7 +109,6 @@ def run(
     """
     from concept_encoder.cli.plan_check import check_recipes
     from concept_encoder.lab.cost import cost
-    from concept_encoder.lab.engines.local import visible_gpus
     from concept_encoder.lab.engines.table import engine_name, open_engine
     from concept_encoder.lab.plan import load_plan
     from concept_encoder.lab.runs import expand
@@ -120,12 +119,10 @@ def run(
     runs = expand(loaded)
     on = engine_name(on or _engine_before(plan, store))
     engine = open_engine(on, slots, gpus)
-    if on == "local" and gpus and gpus > (seen := len(visible_gpus())):
-        click.echo(
-            f"note: --gpus {gpus}, but {seen} can be seen here; a run that finds none trains on the CPU", err=True
-        )
     cost(loaded, runs, engine.room)
     kept = Store(store_folder(plan, store))
+    if on == "local":
+        _note_gpus(gpus or 0)
     with kept.lock():
         kept.set_engine(on)
         known = kept.known()
@@ -134,26 +131,39 @@ def run(
             click.echo(f"checking {len(new)} new runs …", err=True)
             check_recipes(new, data=engine.shares_files)
         scheduler = Scheduler(runs, kept, engine, retry, tell=lambda line: click.echo(line, err=True))
-        try:
-            scheduler.run()
-        except KeyboardInterrupt:
-            left = sum(state.state == "running" for state in scheduler.states.values())
-            click.echo(
-                f"{left} runs go on without this command; give it again to follow them, or plan stop to end them",
-                err=True,
-            )
-            sys.exit(130)
+        _run_to_the_end(scheduler)
     show_counts(scheduler.states.values())
     if scheduler.halted:
         raise UserError(scheduler.halted)
     sys.exit(1 if any(state.state == "failed" for state in scheduler.states.values()) else 0)
 
 
+def _note_gpus(asked: int) -> None:
+    from concept_encoder.lab.engines.local import visible_gpus
+
+    if asked > (seen := len(visible_gpus())):
+        click.echo(
+            f"note: --gpus {asked}, but {seen} can be seen here; a run that finds none trains on the CPU", err=True
+        )
+
+
+def _run_to_the_end(scheduler: Any) -> None:
+    try:
+        scheduler.run()
+    except KeyboardInterrupt:
+        left = sum(state.state == "running" for state in scheduler.states.values())
+        click.echo(
+            f"{left} runs go on without this command; give it again to follow them, or plan stop to end them",
+            err=True,
+        )
+        sys.exit(130)
+
+
 @command.command("stop")
 @plan_argument
 @click.argument("run_names", metavar="[RUN]...", nargs=-1)
 @store_option
-@click.option("--all", "everything", is_flag=True, help="All runs of the plan that have not ended.")
+@click.option("--all", "everything", is_flag=True, help="All runs that have not ended, of the plan or left over.")
 def stop(plan: str, run_names: tuple[str, ...], store: str | None, everything: bool) -> None:
     """Stop runs: they are asked to end (SIGINT, then SIGTERM), and killed after half a minute.
 
@@ -164,7 +174,7 @@ def stop(plan: str, run_names: tuple[str, ...], store: str | None, everything: b
     if not run_names and not everything:
         raise UserError("plan stop: name runs, or give --all")
     kept = Store(store_folder(plan, store), create=False)
-    states = kept.states()
+    states = kept.all_states()
     chosen = [find_run(states, name) for name in run_names] or [state for state in states if not state.final]
     for state in chosen:
         if state.final:
@@ -189,7 +199,7 @@ def _stop_here(plan: str, kept: Any) -> None:
     with kept.lock():
         scheduler = Scheduler(expand(load_plan(plan)), kept, open_engine(kept.engine), tell=click.echo)
         scheduler.halted = "stopping"  # nothing starts
-        while scheduler.tick() and any(state.stopping for state in scheduler.states.values()):
+        while scheduler.tick() and scheduler.stopping:
             time.sleep(0.2)
 
 

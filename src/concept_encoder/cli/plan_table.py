@@ -46,7 +46,7 @@ def status_table(states: Sequence[State], store: Store, width: int, everything: 
         table.add_column(_COLUMNS[i], justify="left" if i < 2 else "right", no_wrap=True)
     for row in rows:
         table.add_row(*(row[i] for i in used))
-    told = [state for state in shown if state.stopping or (state.reason and (state.final or state.attempt))]
+    told = [state for state in shown if state.stopping or state.reason]
     why = [Text(f"{state.name}: {mask(state.stopping or state.reason)}") for state in told]
     if rest:
         why.append(Text("and " + ", ".join(f"{count} {name}" for name, count in rest.items()) + " (--all)"))

@@ -19,7 +19,7 @@ def status(plan: str, store: str | None, everything: bool) -> None:
     from concept_encoder.lab.store import Store
 
     kept = Store(store_folder(plan, store), create=False)
-    states = kept.states()
+    states = kept.all_states()
     console.print(status_table(states, kept, console.width, everything))
     show_counts(states)
     holder = kept.holder()
@@ -44,12 +44,12 @@ def watch(plan: str, store: str | None, every: int) -> None:
     from concept_encoder.lab.store import Store
 
     kept = Store(store_folder(plan, store), create=False)
-    states = kept.states()
+    states = kept.all_states()
     try:
         with Live(status_table(states, kept, console.width), console=console, auto_refresh=False) as live:
             while not all(state.final for state in states):
                 time.sleep(every)
-                states = kept.states()
+                states = kept.all_states()
                 live.update(status_table(states, kept, console.width), refresh=True)
     except KeyboardInterrupt:
         pass
@@ -70,7 +70,7 @@ def logs(plan: str, run_name: str, store: str | None, follow: bool) -> None:
     from concept_encoder.lab.store import Store
 
     kept = Store(store_folder(plan, store), create=False)
-    state = find_run(kept.states(), run_name)
+    state = find_run(kept.all_states(), run_name)
     for when, _, to, reason in kept.events(state.id):
         stamp = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(when))
         click.echo(f"{stamp} {to}{f': {reason}' if reason else ''}", err=True)
@@ -78,7 +78,7 @@ def logs(plan: str, run_name: str, store: str | None, follow: bool) -> None:
         raise UserError(f"{state.name}: has not been started")
     attempt, log = state.attempt, LogTail(kept.attempt_folder(state) / "log.txt")
     while True:
-        now = find_run(kept.states(), state.name)  # before the log: what is printed until it ends is read
+        now = kept.state(state.id)  # before the log: what is printed until it ends is read
         over = not follow or now.final or now.attempt != attempt
         for line in log.read(over):
             click.echo(mask(line), nl=False)

@@ -35,17 +35,14 @@ class Readiness:
         return min(verdicts, key=lambda verdict: ("now", "later", "never").index(verdict[0]))
 
     def _of(self, run: Run) -> Verdict:
-        referred = set()
         for field, id in run.inputs.items():
             needed = self.states[id]
-            referred.add(needed.experiment)
             if needed.state in ("failed", "stopped", "skipped"):
                 return "never", f"{field} needs {needed.name}, which was {needed.state}"
         if any(self.states[id].state != "done" for id in run.inputs.values()):
             return "later", ""
         for experiment in run.experiment.all_needs:
-            ordered = experiment in run.experiment.needs and experiment not in referred
-            verdict = self._experiment(experiment, ordered)
+            verdict = self._experiment(experiment, ordered=experiment in run.experiment.needs)
             if verdict != _NOW:
                 return verdict
         return _NOW

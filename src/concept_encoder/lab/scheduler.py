@@ -12,16 +12,14 @@ from typing import Any
 import yaml
 
 from concept_encoder.lab.early import hopeless, reason_to_stop
-from concept_encoder.lab.engines.engine import Engine, Job, JobStatus
-from concept_encoder.lab.failures import Failure, diagnose
+from concept_encoder.lab.engines.engine import Engine, Job, JobStatus, NotNow
+from concept_encoder.lab.failures import FULL, diagnose, is_full, verdict
 from concept_encoder.lab.metrics import metrics_of
 from concept_encoder.lab.progress import MetricsTail, figures, steps_in_log
 from concept_encoder.lab.readiness import Readiness
 from concept_encoder.lab.runs import Run
 from concept_encoder.lab.store import FINAL, State, Store
 from concept_encoder.lab.verbs import PROGRAM, VERBS, command_line, read_result
-
-RETRIES = {"crash": 1, "killed": 2, "lost": 3, "memory": 1}  # attempts after the first, by what went wrong
 
 
 class Scheduler:
@@ -47,6 +45,7 @@ class Scheduler:
         for run in sorted(runs, key=lambda run: run.experiment.priority):  # stable: else the order of the plan
             unique.setdefault(run.id, run)
         self.runs, self._rank = unique, {id: place for place, id in enumerate(unique)}
+        self._adopt_started()
         store.set_plan([self._planned(run) for run in runs])
         self.states = {state.id: state for state in store.states()}
         self.tails: dict[str, MetricsTail] = {}
@@ -55,12 +54,14 @@ class Scheduler:
         again = ("skipped", "failed", "stopped") if retry else ("skipped",)
         for state in self.states.values():
             if state.state in again:
-                forgiven = {"failures": {}} if state.state != "skipped" else {}
+                anew = {"failures": {}, "since": time.time(), "spent": state.seconds}
+                forgiven = anew if state.state != "skipped" else {}
                 store.move(state, "waiting", "tried again" if forgiven else "looked at again", **forgiven)
+        self._experiments = {run.experiment.id: run.experiment for run in runs}
         self.readiness = Readiness(runs, self.states, self.metrics)
         self._waiting = [id for id in unique if self.states[id].state == "waiting"]
         self._running = [id for id in unique if self.states[id].state == "running"]
-        self._left_over = store.left_over()
+        self._left_over = {state.id: state for state in store.left_over()}
         self._before = set(self._running)  # what may have ended before this client started
 
     def run(self, every: float = 0.5, after: Callable[[], None] = lambda: None) -> None:
@@ -72,10 +73,9 @@ class Scheduler:
 
     def tick(self) -> bool:
         """One round. False when nothing runs and nothing can start."""
-        for id in self.store.take_requests():
-            if id in self.states:
-                self._stop_on_request(self.states[id])
-        self._left_over = [state for state in self._left_over if not self._left_over_ended(state)]
+        for id in self.store.requests():
+            self._stop_on_request(id)
+        self._left_over = {id: state for id, state in self._left_over.items() if not self._left_over_ended(state)}
         for id in self._running:
             self._look_at(self.runs[id], self.states[id])
         retried = [id for id in self._running if self.states[id].state == "waiting"]
@@ -84,6 +84,11 @@ class Scheduler:
         if not self.halted:
             self._start_what_is_ready()
         return bool(self._running or self._left_over) or (bool(self._waiting) and not self.halted)
+
+    @property
+    def stopping(self) -> bool:
+        """Whether a run is being stopped, and goes on as yet."""
+        return any(state.stopping for state in (*self.states.values(), *self._left_over.values()))
 
     def metrics(self, run: Run) -> Mapping[str, float] | None:
         """The numbers of a finished run."""
@@ -103,10 +108,21 @@ class Scheduler:
 
     def _planned(self, run: Run) -> State:
         steps = (run.sections.get("training") or {}).get("max_steps") or None
-        folder = str(self.store.folder / "runs" / run.folder_name)
-        return State(
-            run.id, run.name, run.experiment.id, folder=folder, gpus=run.experiment.resources.gpus, steps=steps
-        )
+        gpus = run.experiment.resources.gpus
+        return State(run.id, run.name, run.experiment.id, folder=run.folder_name, gpus=gpus, steps=steps)
+
+    def _bare_job(self, state: State, attempt: int) -> Job:
+        """As much of an attempt as an engine needs to find it."""
+        folder = self.store.attempt_folder(state, attempt).resolve()
+        return Job(folder, (), Path(state.folder).resolve(), state.gpus)
+
+    def _adopt_started(self) -> None:
+        """What a client has started and died before it could say so: engines write job.json before they start a job."""
+        for state in self.store.states():
+            job = self._bare_job(state, state.attempt + 1)
+            found = state.state == "waiting" and (job.folder / "job.json").exists()
+            if found and self.engine.status(job).state != "lost":
+                self.store.move(state, "running", "", attempt=state.attempt + 1, started=time.time(), ended=None)
 
     def _start_what_is_ready(self) -> None:
         full: set[bool] = set()  # has the pool of GPUs (True), of CPU slots (False) no room?
@@ -123,13 +139,19 @@ class Scheduler:
         self._waiting = [id for id in self._waiting if self.states[id].state == "waiting"]
 
     def _start(self, run: Run, state: State) -> bool:
-        """Start a run; False when the engine has no room for it."""
+        """Start a run, unless it waits for something of its own; False when the engine has no room for it."""
         if read_result(run.verb, Path(state.folder)) is not None:
             self._conclude(run, state, "done", "its result was there")
             return True
         job = self.job(run, state.attempt + 1)
-        if not self.engine.submit(job):
-            return False
+        try:
+            if not self.engine.submit(job):
+                return False
+        except NotNow as error:
+            if state.reason != str(error):
+                self.store.mark(state, reason=str(error))
+                self.tell(f"waiting  {state.name}: {error}")
+            return True
         self.store.move(state, "running", "", attempt=state.attempt + 1, stopping="", started=time.time(), ended=None)
         self._running.append(run.id)
         self.tails.pop(run.id, None)  # another host may begin its metrics anew
@@ -138,19 +160,27 @@ class Scheduler:
 
     def _left_over_ended(self, state: State) -> bool:
         """See a run to its end that an edited plan no longer has; it keeps its slot until then."""
-        job = Job(self.store.attempt_folder(state).resolve(), (), Path(state.folder).resolve(), state.gpus)
-        if self.engine.status(job).going:
-            return False
+        job = self._bare_job(state, state.attempt)
+        status = self.engine.status(job)
         self.engine.fetch(job)
+        if status.going:
+            spent, planned = None, self._experiments.get(state.experiment)
+            if self._clock(state, status) and planned is not None:
+                spent = reason_to_stop((), planned.early, (), self._hours(state), planned.resources.hours)
+            self._stop_if(state, job, spent)
+            return False
         finished = any((job.output / verb.result).is_file() for verb in VERBS.values())
-        self.store.move(state, "done" if finished else "stopped", "no longer in the plan", **self._ended(state))
+        reason = state.stopping or "no longer in the plan"
+        self.store.move(state, "done" if finished else "stopped", reason, **self._ended(state))
+        self.tell(f"{state.state:8} {state.name}: {reason}")
         return True
 
-    def _stop_on_request(self, state: State) -> None:
-        if state.state == "waiting":
-            self._conclude(self.runs[state.id], state, "stopped", "by request")
-            self._waiting = [id for id in self._waiting if id != state.id]
-        elif state.state == "running" and not state.stopping:
+    def _stop_on_request(self, id: str) -> None:
+        state = self.states.get(id) or self._left_over.get(id)
+        if state is not None and state.state == "waiting":
+            self._conclude(self.runs[id], state, "stopped", "by request")
+            self._waiting = [waiting for waiting in self._waiting if waiting != id]
+        elif state is not None and state.state == "running" and not state.stopping:
             self.store.mark(state, stopping="by request")
 
     def _look_at(self, run: Run, state: State) -> None:
@@ -162,17 +192,27 @@ class Scheduler:
             self._judge(run, state, job, status)
             return
         self._before.discard(run.id)
-        if (status.state == "queued") != (state.started is None):  # waiting for a machine takes none of its time
-            self.store.mark(state, started=None if state.started else time.time())
         if state.steps is None and self._records(run):  # epochs decide
             steps = steps_in_log(self.engine.logs(job))
             if steps:
                 self.store.mark(state, steps=steps)
-        if not state.stopping and state.started:
-            reason = self._reason_to_stop(run, state)
-            if reason:
-                self.store.mark(state, stopping=reason)
-                self.tell(f"stopping {state.name}: {reason}")
+        going = self._clock(state, status) and not state.stopping
+        self._stop_if(state, job, self._reason_to_stop(run, state) if going else None)
+
+    def _clock(self, state: State, status: JobStatus) -> bool:
+        """Whether a run's time goes by: waiting for a machine takes none of it."""
+        if (status.state == "queued") != (state.started is None):
+            self.store.mark(state, started=None if state.started else time.time())
+        return state.started is not None
+
+    def _hours(self, state: State) -> float:
+        """That a run has taken since it was last started anew."""
+        return (state.seconds - state.spent + time.time() - (state.started or 0)) / 3600
+
+    def _stop_if(self, state: State, job: Job, reason: str | None) -> None:
+        if reason and not state.stopping:
+            self.store.mark(state, stopping=reason)
+            self.tell(f"stopping {state.name}: {reason}")
         if state.stopping:
             self.engine.stop(job)
 
@@ -180,9 +220,10 @@ class Scheduler:
         records = self._records(run)
         news = len(records) and self._judged.get(run.id) != self.tails[run.id].offset
         self._judged[run.id] = self.tails[run.id].offset
-        rules, hours = run.experiment.early, (state.seconds + time.time() - (state.started or 0)) / 3600
+        records = [record for record in records if record.get("time", 0.0) >= state.since] if news else []
+        rules, hours = run.experiment.early, self._hours(state)
         gates = [gate for _, gate in run.experiment.gate_list() if gate.after is not None]
-        reason = reason_to_stop(records if news else (), rules, gates, hours, run.experiment.resources.hours)
+        reason = reason_to_stop(records, rules, gates, hours, run.experiment.resources.hours)
         if reason or rules.pruner is None or not news:
             return reason
         others = [
@@ -208,45 +249,25 @@ class Scheduler:
             self._conclude(run, state, "stopped", state.stopping)
         else:
             failure = diagnose(log_tail(self.engine.logs(job)), status.code, status.why)
-            if failure.kind == "disk":
+            if status.full or (failure.kind == "disk" and is_full(self.store.folder)):
                 if run.id not in self._before:  # else somebody has given the command again, and freed some space
-                    self.halted = failure.reason
-                self._again(state, failure, {})
+                    self.halted = FULL
+                self._again(state, FULL, {})
+                return
+            found = verdict(failure, state.failures, run.out_of_memory_remedy(state.changes))
+            if found.again:
+                self._again(state, found.reason, found.fields)
             else:
-                self._fail(run, state, failure)
+                self._conclude(run, state, "failed", found.reason, found.fields)
 
-    def _fail(self, run: Run, state: State, failure: Failure) -> None:
-        failures = {**state.failures, failure.kind: state.failures.get(failure.kind, 0) + 1}
-        smaller = run.out_of_memory_remedy(state.changes)
-        for_memory = failure.kind == "memory" or (failure.kind == "killed" and failures["killed"] == RETRIES["killed"])
-        if failures[failure.kind] > RETRIES.get(failure.kind, 0):
-            tries = sum(failures.values())
-            self._conclude(
-                run, state, "failed", failure.reason + (f" ({tries} attempts)" if tries > 1 else ""), failures
-            )
-        elif for_memory and smaller:
-            micro = smaller["training.micro_batch_size"]
-            remedy = {
-                "changes": smaller,
-                "folder": f"{state.folder}-micro{micro}",
-            }  # another recipe: a folder of its own
-            reason = f"{failure.reason}; next with micro_batch_size {micro}, the effective batch stays"
-            self._again(state, Failure(failure.kind, reason), {"failures": failures, **remedy})
-        elif failure.kind == "memory":
-            self._conclude(run, state, "failed", f"{failure.reason}, and its micro-batch cannot be halved", failures)
-        else:
-            self._again(state, failure, {"failures": failures})
+    def _again(self, state: State, reason: str, fields: Mapping[str, Any]) -> None:
+        self.store.move(state, "waiting", reason, **self._ended(state), **fields)
+        self.tell(f"again    {state.name}: {reason}")
 
-    def _again(self, state: State, failure: Failure, fields: Mapping[str, Any]) -> None:
-        self.store.move(state, "waiting", failure.reason, **self._ended(state), **fields)
-        self.tell(f"again    {state.name}: {failure.reason}")
-
-    def _conclude(self, run: Run, state: State, final: str, reason: str, failures: Mapping | None = None) -> None:
+    def _conclude(self, run: Run, state: State, final: str, reason: str, fields: Mapping[str, Any] = {}) -> None:
         assert final in FINAL
-        fields = {} if failures is None else {"failures": dict(failures)}
-        if final != "skipped":
-            fields["figures"] = self._figures(run)
-        self.store.move(state, final, reason, **self._ended(state), **fields)
+        found = {} if final == "skipped" else {"figures": self._figures(run)}
+        self.store.move(state, final, reason, **self._ended(state), **fields, **found)
         self.tails.pop(run.id, None)
         self.tell(f"{final:8} {state.name}" + (f": {reason}" if reason else ""))
 

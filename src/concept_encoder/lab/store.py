@@ -3,7 +3,8 @@
     STORE/plan.db        states and events        STORE/runs/        a folder a run, its record
     STORE/attempts/      what was called, its log, process and exit code
 
-A change is one transaction, so `kill -9` leaves the state before it or after it.
+A change is one transaction, so `kill -9` leaves the state before it or after it. Folders are kept by name alone: a
+store may be moved, and used from any working directory.
 """
 
 import errno
@@ -23,7 +24,7 @@ from filelock import FileLock, Timeout
 from concept_encoder.errors import UserError
 from concept_encoder.records import write_atomically
 
-FORMAT = 1
+FORMAT = 2  # 1 had no `since` and `spent`, and whole paths as folders, of which the last part counts
 FINAL = ("done", "failed", "stopped", "skipped")
 _CHANGES = {  # from -> to
     "waiting": ("running", "done", "stopped", "skipped"),
@@ -40,7 +41,8 @@ CREATE TABLE runs (
     reason TEXT NOT NULL DEFAULT '', stopping TEXT NOT NULL DEFAULT '', attempt INTEGER NOT NULL DEFAULT 0,
     failures TEXT NOT NULL DEFAULT '{}', changes TEXT NOT NULL DEFAULT '{}', figures TEXT NOT NULL DEFAULT '{}',
     folder TEXT NOT NULL DEFAULT '', gpus INTEGER NOT NULL DEFAULT 0, steps INTEGER,
-    started REAL, ended REAL, seconds REAL NOT NULL DEFAULT 0);
+    started REAL, ended REAL, seconds REAL NOT NULL DEFAULT 0, since REAL NOT NULL DEFAULT 0,
+    spent REAL NOT NULL DEFAULT 0);
 CREATE TABLE planned (place INTEGER PRIMARY KEY, id TEXT NOT NULL, name TEXT NOT NULL, experiment TEXT NOT NULL);
 CREATE TABLE events (seq INTEGER PRIMARY KEY, time REAL NOT NULL, id TEXT NOT NULL, state TEXT NOT NULL, reason TEXT);
 CREATE TABLE requests (seq INTEGER PRIMARY KEY, name TEXT NOT NULL);
@@ -57,7 +59,10 @@ class State:
         failures: kind of failure -> how often.
         changes: fields that a failure has changed, such as a smaller micro-batch.
         figures: its last numbers, kept when it has ended.
+        folder: of its record; the store keeps its name.
         seconds: over all attempts that have ended.
+        since: when `plan run --retry` last started it anew; what its metrics said before is forgiven.
+        spent: of `seconds`, those before then.
     """
 
     id: str
@@ -76,6 +81,8 @@ class State:
     started: float | None = None
     ended: float | None = None
     seconds: float = 0.0
+    since: float = 0.0
+    spent: float = 0.0
 
     @property
     def final(self) -> bool:
@@ -117,12 +124,21 @@ class Store:
                     for statement in _SCHEMA.split(";\n"):
                         self._db.execute(statement)
                     self._db.execute("INSERT INTO meta VALUES ('format', ?)", (str(FORMAT),))
-        written = int(self._db.execute("SELECT value FROM meta WHERE name = 'format'").fetchone()[0])
-        if written > FORMAT:
+        if self._written() < FORMAT:
+            with self.transaction():
+                if self._written() < FORMAT:
+                    for name in ("since", "spent"):
+                        self._db.execute(f"ALTER TABLE runs ADD COLUMN {name} REAL NOT NULL DEFAULT 0")
+                    self._db.execute("UPDATE meta SET value = ? WHERE name = 'format'", (str(FORMAT),))
+        if self._written() > FORMAT:
             raise UserError(
-                f"{self.folder}: the store has format {written}, this version reads up to {FORMAT}; "
+                f"{self.folder}: the store has format {self._written()}, this version reads up to {FORMAT}; "
                 "update concept-encoder, or choose another folder with --store"
             )
+
+    def _written(self) -> int:
+        """The format of the file."""
+        return int(self._db.execute("SELECT value FROM meta WHERE name = 'format'").fetchone()[0])
 
     def close(self) -> None:
         self._db.close()
@@ -197,7 +213,7 @@ class Store:
                 self._db.execute(
                     "INSERT INTO runs (id, name, experiment, folder, gpus, steps) VALUES (?, ?, ?, ?, ?, ?) "
                     "ON CONFLICT (id) DO UPDATE SET gpus = excluded.gpus",
-                    (run.id, run.name, run.experiment, run.folder, run.gpus, run.steps),
+                    (run.id, run.name, run.experiment, Path(run.folder).name, run.gpus, run.steps),
                 )
                 self._db.execute("INSERT INTO planned VALUES (?, ?, ?, ?)", (place, run.id, run.name, run.experiment))
 
@@ -209,7 +225,7 @@ class Store:
         )
         found: dict[str, State] = {}
         for row in rows:
-            found.setdefault(row["id"], _state(row, {"name": row["called"], "experiment": row["of"]}))
+            found.setdefault(row["id"], self._state(row, name=row["called"], experiment=row["of"]))
         return list(found.values())
 
     def known(self) -> set[str]:
@@ -217,9 +233,20 @@ class Store:
         return {row[0] for row in self._db.execute("SELECT id FROM runs")}
 
     def left_over(self) -> list[State]:
-        """Runs that go on although an edited plan no longer has them."""
+        """Runs that go on although an edited plan no longer has them, by their folders' names, which differ."""
         rows = self._db.execute("SELECT * FROM runs WHERE state = 'running' AND id NOT IN (SELECT id FROM planned)")
-        return [_state(row, {}) for row in rows]
+        return [
+            self._state(row, name=Path(row["folder"]).name, reason="no longer in the plan: it is seen to its end")
+            for row in rows
+        ]
+
+    def all_states(self) -> list[State]:
+        """The runs of the plan, then those left over."""
+        return [*self.states(), *self.left_over()]
+
+    def state(self, id: str) -> State:
+        """Where one run stands, in the plan or not."""
+        return self._state(self._db.execute("SELECT * FROM runs WHERE id = ?", (id,)).fetchone())
 
     def attempt_folder(self, run: State, attempt: int | None = None) -> Path:
         """Where the latest attempt at a run (or another) has its log and its process."""
@@ -243,6 +270,8 @@ class Store:
                 f"UPDATE runs SET {names} WHERE id = ? AND state = ?", (*plain.values(), run.id, before)
             ).rowcount
             assert changed == 1, f"{run.name} is no longer {before}"
+            if before in FINAL or state in FINAL or fields.get("stopping"):  # they are met, or of no use any more
+                self._db.execute("DELETE FROM requests WHERE name = ?", (run.id,))
             if "state" in fields or reason:
                 values = (time.time(), run.id, state, reason)
                 self._db.execute("INSERT INTO events (time, id, state, reason) VALUES (?, ?, ?, ?)", values)
@@ -262,17 +291,12 @@ class Store:
         with self.transaction():
             self._db.execute("INSERT INTO requests (name) VALUES (?)", (name,))
 
-    def take_requests(self) -> list[str]:
-        """The ids that were asked to stop since the last call."""
-        if not self._db.execute("SELECT 1 FROM requests LIMIT 1").fetchone():
-            return []
-        with self.transaction():
-            names = [row[0] for row in self._db.execute("SELECT name FROM requests ORDER BY seq")]
-            self._db.execute("DELETE FROM requests")
-        return names
+    def requests(self) -> list[str]:
+        """The ids that were asked to stop; a request goes in the transaction that meets it."""
+        return [row[0] for row in self._db.execute("SELECT DISTINCT name FROM requests")]
 
-
-def _state(row: sqlite3.Row, instead: Mapping[str, Any]) -> State:
-    values = {name: row[name] for name in State.__dataclass_fields__}
-    values |= {name: json.loads(values[name]) for name in ("failures", "changes", "figures")}
-    return State(**{**values, **instead})
+    def _state(self, row: sqlite3.Row, **instead: Any) -> State:
+        values = {name: row[name] for name in State.__dataclass_fields__}
+        values |= {name: json.loads(values[name]) for name in ("failures", "changes", "figures")}
+        folder = row["folder"] and str(self.folder / "runs" / Path(row["folder"]).name)
+        return State(**{**values, "folder": folder, **instead})

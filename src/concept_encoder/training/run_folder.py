@@ -16,6 +16,9 @@ from concept_encoder.environment import environment
 from concept_encoder.errors import UserError
 from concept_encoder.records import FREE_TO_CHANGE, read_metrics, write_atomically
 
+# what may differ where a run goes on: how many of a step's texts are on a device at once is a question of memory
+_MAY_DIFFER = FREE_TO_CHANGE | {"micro_batch_size"}
+
 
 class RunFolder:
     """The folder of one recipe: of a new run, or of the same run again. Nothing is written before `begin`.
@@ -33,9 +36,8 @@ class RunFolder:
         if int(os.environ.get("RANK", "0")):
             return
         self.path.mkdir(parents=True, exist_ok=True)
-        if not (self.path / "recipe.yaml").is_file():
-            recipe = yaml.safe_dump(self.recipe, sort_keys=False, allow_unicode=True)
-            write_atomically(self.path / "recipe.yaml", recipe)
+        recipe = yaml.safe_dump(self.recipe, sort_keys=False, allow_unicode=True)
+        write_atomically(self.path / "recipe.yaml", recipe)  # of a run that goes on: as it goes on
         self.write_json("environment.json", {**environment(), "seed": self.seed})
         metrics = self.path / "metrics.jsonl"
         if metrics.is_file() and not metrics.read_bytes().endswith(b"\n"):
@@ -96,6 +98,6 @@ def _first_difference(old: dict[str, Any], new: dict[str, Any]) -> str | None:
         before, after = old.get(section) or {}, new.get(section) or {}
         for field in {**before, **after}:
             changed = before.get(field) != after.get(field)
-            if changed and not (section == "training" and field in FREE_TO_CHANGE):
+            if changed and not (section == "training" and field in _MAY_DIFFER):
                 return f"its {section}.{field} is {before.get(field)!r}, not {after.get(field)!r}"
     return None

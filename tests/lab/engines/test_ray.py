@@ -16,7 +16,7 @@ import pytest
 import concept_encoder
 from concept_encoder.errors import UserError
 from concept_encoder.lab.cost import cost
-from concept_encoder.lab.engines.engine import Job
+from concept_encoder.lab.engines.engine import Job, NotNow
 from concept_encoder.lab.engines.on_host import VARIABLE, packed, unpacked
 from concept_encoder.lab.engines.ray_jobs import Places, RayEngine
 from concept_encoder.lab.engines.ray_server import NoAnswer, Node, RayJob, RayServer
@@ -37,10 +37,11 @@ class PaperServer:
         self.jobs: dict[str, RayJob | None] = {}
         self.hosts: list[str | None] = []
         self.options: list[dict] = []
-        self.cut, self.code, self.over = False, None, False
+        self.cut, self.code, self.over, self.away = False, None, False, ""
 
     def nodes(self) -> list[Node]:
-        return [Node("1", "a", "10.0.0.1", 4, self.gpus[0]), Node("2", "b", "10.0.0.2", 4, self.gpus[1])]
+        both = [Node("1", "a", "10.0.0.1", 4, self.gpus[0]), Node("2", "b", "10.0.0.2", 4, self.gpus[1])]
+        return [node for node in both if node.name != self.away]
 
     def submit(self, id: str, **options) -> None:
         self.jobs[id] = RayJob("RUNNING", "", None, "None", "")
@@ -133,6 +134,15 @@ def test_a_run_goes_where_the_runs_lie_that_it_reads(tmp_path):
     assert engine.submit(astray)
     assert engine.status(astray).code == 2
     assert "the run elsewhere, which it reads, lies on none of the hosts" in "".join(engine.logs(astray))
+    server.away = "b"  # it reboots
+    reads = paper(tmp_path, "second", inputs=(first.output,))
+    later = Job(tmp_path / "attempts" / "second-2", reads.command, reads.output, inputs=reads.inputs)
+    with pytest.raises(NotNow, match=r"waits for 10.0.0.2, which is not up, where first lies \(plan hosts up\)"):
+        engine.submit(later)
+    assert not (later.folder / "exit.json").exists()
+    server.away = ""
+    assert engine.submit(later)
+    assert server.hosts.pop() == "10.0.0.2"
     shared = RayEngine(server, Places(Path("/far")))
     shared.submit(paper(tmp_path, "fourth", inputs=(tmp_path / "runs" / "elsewhere",)))
     assert server.hosts[2:] == [None]

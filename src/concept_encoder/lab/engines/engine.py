@@ -37,16 +37,18 @@ class JobStatus:
 
     Attributes:
         why: what the engine knows about a job that ended badly.
+        full: the disk was full when it ended.
     """
 
     state: Literal["queued", "running", "ended", "lost"]
     code: int | None = None
     why: str = ""
+    full: bool = False
 
     @classmethod
     def of_exit(cls, ended: Mapping[str, Any]) -> "JobStatus":
         """What an exit.json says (`supervise.finish`)."""
-        return cls("ended", ended["code"], "No space left on device" if ended.get("full") else "")
+        return cls("ended", ended["code"], full=ended.get("full", False))
 
     @property
     def going(self) -> bool:
@@ -68,6 +70,10 @@ class Room:
     widest: int = 0
 
 
+class NotNow(Exception):
+    """A job has to wait for something of its own, named in one line; others may start before it."""
+
+
 class Engine(Protocol):
     """Every method may be called again after any crash: each looks at what is, not at what it remembers.
 
@@ -84,7 +90,7 @@ class Engine(Protocol):
         return folder
 
     def submit(self, job: Job) -> bool:
-        """Start a job unless it was started before; False when there is no room for it now."""
+        """Start a job unless it was started before; False when there is no room for it now. May raise `NotNow`."""
 
     def status(self, job: Job) -> JobStatus:
         """Where a submitted job stands."""

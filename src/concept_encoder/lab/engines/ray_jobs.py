@@ -17,7 +17,7 @@ from typing import Any
 
 import concept_encoder
 from concept_encoder.errors import UserError
-from concept_encoder.lab.engines.engine import Engine, Job, JobStatus, Room
+from concept_encoder.lab.engines.engine import Engine, Job, JobStatus, NotNow, Room
 from concept_encoder.lab.engines.on_host import VARIABLE, packed
 from concept_encoder.lab.engines.ray_server import NoAnswer, RayJob, RayServer
 from concept_encoder.lab.engines.supervise import read
@@ -227,19 +227,27 @@ class RayEngine(Engine):
         return content
 
     def _pinned(self, job: Job) -> str | None:
-        """The host that has the files a job reads; None when any will do. Raises `UserError` when none can have all."""
+        """The host that has the files a job reads; None when any will do.
+
+        Raises:
+            NotNow: that host is not up.
+            UserError: none can have them all.
+        """
         if self.places.shared or self.places.storage:
             return None
         up = {node.ip for node in self.server.nodes()}
         hosts = {path: read(_host_file(path)).get("host") for path in job.inputs}
         for path, host in hosts.items():
-            if host not in up:
-                where = f"on {host}, which is not up" if host else "on none of the hosts"
+            if not host:
                 raise UserError(
-                    f"the run {path.name}, which it reads, lies {where}; set storage: or shared: in the hosts file"
+                    f"the run {path.name}, which it reads, lies on none of the hosts; "
+                    "set storage: or shared: in the hosts file"
                 )
         if len(set(hosts.values())) > 1:
             raise UserError("the runs that it reads lie on several hosts; set storage: or shared: in the hosts file")
+        for path, host in hosts.items():
+            if host not in up:
+                raise NotNow(f"waits for {host}, which is not up, where {path.name} lies (plan hosts up)")
         own = read(_host_file(job.output)).get("host")  # its checkpoints
         return next(iter(hosts.values()), own if own in up else None)
 

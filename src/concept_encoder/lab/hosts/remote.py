@@ -105,9 +105,14 @@ def start(state, environment, token, words, port):
         )
     with open(os.path.join(state, "ray.json"), "w") as opened:
         json.dump({"pid": process.pid, "started": _started(process.pid)}, opened)
+    return _until_up(process, os.path.join(state, "ray.log"))
+
+
+def _until_up(process, log):
+    """Wait until Ray says that it has started."""
     end = time.time() + PATIENCE
     while time.time() < end:
-        said = _read(os.path.join(state, "ray.log"))
+        said = _read(log)
         if "Ray runtime started" in said:
             return {"was": "down"}
         if process.poll() is not None:
