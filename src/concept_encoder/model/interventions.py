@@ -6,8 +6,28 @@ Shape suffixes: see `streams.py`.
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
+from concept_encoder.model.config import ConceptEncoderConfig
 from concept_encoder.model.streams import Intervention
+
+
+def controls_of(model: PreTrainedModel, texts: int, apart: int = 1) -> dict[str, Intervention]:
+    """What a score with all concepts is set beside: "shuffled" between texts, and "zeroed".
+
+    None of a model without concepts; no shuffling of a single text.
+
+    Args:
+        texts: how many there are to exchange concepts between; of pairs, how many pairs.
+        apart: rows of a batch that are one of them (2 for pairs of texts).
+    """
+    config = model.config
+    if not (isinstance(config, ConceptEncoderConfig) and config.has_concepts):
+        return {}
+    count = config.concepts_at(config.max_position_embeddings)
+    everyone_C = torch.ones(count, dtype=torch.bool, device=model.device)
+    exchange = {"shuffled": shuffled(everyone_C, apart)} if texts > 1 else {}
+    return exchange | {"zeroed": zeroed(everyone_C)}
 
 
 def zeroed(which_C: Tensor) -> Intervention:

@@ -100,9 +100,45 @@ def finetune(
     run.begin()
     if training.threads:
         torch.set_num_threads(training.threads)
-    collator = TaskCollator(tokenizer, longest)
-    asking = Asking(collator, training.eval_batch_size, training.precision == "bf16")
+    asking = Asking(TaskCollator(tokenizer, longest), training.eval_batch_size, training.precision == "bf16")
     selection = _selection(task, rows["selection"], asking, score, training.patience) if task.selection else None
+    trainer = _train(model, run, training, rows, asking.collator, selection, title)
+    chosen = {}
+    if selection is not None:
+        model, chosen = _best(recipe, task, trainer, selection)
+    judged, answers = _judged(model, task, rows["validation"], asking, score)
+    beside = {other.name: _judged(model, other, rows[other.name], asking, score) for other in task.also}
+    result = {
+        "verb": "finetune",
+        "task": task.name,
+        "kind": task.kind,
+        "classifier_head": head,
+        "examples": {side: len(rows[side]) for side in rows},
+        **_words(task, answers["labels"]),
+        "baselines": dict(baselines or {}),
+        **judged,
+        **chosen,
+        "steps": training.steps(len(rows["train"])),
+        "checkpoint": str(resolve_checkpoint(training.output_dir).relative_to(training.output_dir)),
+    }
+    if beside:
+        known = also_baselines or {}
+        result["also"] = {name: {"baselines": known.get(name, {}), **found} for name, (found, _) in beside.items()}
+    if trainer.is_world_process_zero():
+        _write(run, result, {task.name: answers} | {name: others for name, (_, others) in beside.items()})
+    return result
+
+
+def _train(
+    model: PreTrainedModel,
+    run: RunFolder,
+    training: TrainingConfig,
+    rows: dict[str, Dataset],
+    collator: TaskCollator,
+    selection: Selection | None,
+    title: str,
+) -> ConceptTrainer:
+    """Train to the end, or to where the selection says that it is over."""
     sizes = training.sizes(len(rows["train"]))
     trainer, _ = run_trainer(
         model,
@@ -114,37 +150,11 @@ def finetune(
         eval_dataset=_in_evaluation(rows["selection" if selection else "validation"]),
         data_collator=collator,
         eval_collator=collator,
-        processing_class=tokenizer,
-        model_card=lambda state: model_card(model.config, plain, state.log_history),
+        processing_class=collator.tokenizer,
+        model_card=lambda state: model_card(model.config, run.recipe, state.log_history),
         selection=selection,
     )
-    chosen = {}
-    if selection is not None:
-        model, chosen = _best(recipe, task, trainer, selection)
-    judged, answers = _judged(model, task, rows["validation"], asking, score)
-    result = {
-        "verb": "finetune",
-        "task": task.name,
-        "kind": task.kind,
-        "classifier_head": head,
-        "examples": {side: len(rows[side]) for side in rows},
-        **_words(task, answers["labels"]),
-        "baselines": dict(baselines or {}),
-        **judged,
-        **chosen,
-        "steps": sizes.steps,
-        "checkpoint": str(resolve_checkpoint(training.output_dir).relative_to(training.output_dir)),
-    }
-    beside = {other.name: _judged(model, other, rows[other.name], asking, score) for other in task.also}
-    if beside:
-        known = also_baselines or {}
-        result["also"] = {name: {"baselines": known.get(name, {}), **found} for name, (found, _) in beside.items()}
-    if trainer.is_world_process_zero():
-        for name, (_, others) in beside.items():
-            _write_beside(run, {**result, **result["also"][name], "task": name}, others)
-        write_atomically(run.path / "predictions.json", json.dumps(answers) + "\n")
-        run.write_json("result.json", result)
-    return result
+    return trainer
 
 
 def _selection(task: TaskData, rows: Dataset, asking: Asking, score: Score, patience: int | None) -> Selection:
@@ -188,6 +198,14 @@ def _judged(
     judged = {"scores": scores(predictions), "controls": concept_controls(model, rows, asking, scores)}
     answers = {"labels": _plain(labels), "predictions": _plain(said(predictions)), "label_names": task.label_names}
     return judged, answers
+
+
+def _write(run: RunFolder, result: dict[str, Any], answers: Mapping[str, dict[str, Any]]) -> None:
+    """The record, with the answers of each task that was scored; `result.json` last, as it says that all is there."""
+    for name, found in result.get("also", {}).items():
+        _write_beside(run, {**result, **found, "task": name}, answers[name])
+    write_atomically(run.path / "predictions.json", json.dumps(answers[result["task"]]) + "\n")
+    run.write_json("result.json", result)
 
 
 def _write_beside(run: RunFolder, result: dict[str, Any], answers: dict[str, Any]) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from concept_encoder.errors import TrainingDiverged
 from concept_encoder.model.config import ConceptEncoderConfig
-from concept_encoder.model.interventions import shuffled, zeroed
+from concept_encoder.model.interventions import controls_of
 from concept_encoder.model.losses import IGNORE
 from concept_encoder.model.pooling import CLASSIFIER_HEADS
 from concept_encoder.training.batches import TaskCollator, text_lengths
@@ -71,15 +71,13 @@ def concept_controls(
     A head that keeps its score here does not use the concepts. Empty for a model without concepts; a single text has
     nothing to exchange.
     """
-    if not (isinstance(model.config, ConceptEncoderConfig) and model.config.has_concepts):
+    if not isinstance(model.config, ConceptEncoderConfig):
         return {}
-    count = model.config.concepts_at(model.config.max_position_embeddings)
-    everyone = torch.ones(count, dtype=torch.bool, device=model.device)
-    texts = 2 if CLASSIFIER_HEADS[model.config.classifier_head].separate_texts else 1
-    changes = {"concepts shuffled": shuffled(everyone, apart=texts), "concepts zeroed": zeroed(everyone)}
-    if len(rows) == 1:
-        del changes["concepts shuffled"]
-    return {name: score(predict(model, rows, asking, concept_intervention=change)) for name, change in changes.items()}
+    apart = 2 if CLASSIFIER_HEADS[model.config.classifier_head].separate_texts else 1
+    return {
+        f"concepts {name}": score(predict(model, rows, asking, concept_intervention=change))
+        for name, change in controls_of(model, len(rows), apart).items()
+    }
 
 
 def _answers(logits: Tensor, labels: Tensor) -> Answers:

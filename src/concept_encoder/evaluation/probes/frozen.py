@@ -11,10 +11,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from concept_encoder.data.tokenizer import longest_text
 from concept_encoder.errors import UserError
 from concept_encoder.evaluation.controls import Control, intervention
-from concept_encoder.evaluation.probes.pseudo_likelihood import TOKENS, Progress
+from concept_encoder.evaluation.probes.pseudo_likelihood import TOKENS, Progress, length_of
 from concept_encoder.model import ConceptEncoderModel
 from concept_encoder.model.pooling import CLASSIFIER_HEADS, masked_mean
 from concept_encoder.model.streams import Intervention
@@ -50,12 +49,10 @@ def embed(
         UserError: a `max_length` beyond the model's, a control of a model without concepts or of a single text, or
             states that are not finite.
     """
-    limit = longest_text(tokenizer, model.config)
-    if max_length is not None and max_length > limit:
-        raise UserError(f"max_length: {max_length} is more than the model's {limit}; use at most that")
+    limit = length_of(tokenizer, model, max_length)
     unique = list(dict.fromkeys(texts))
     change = intervention(model, control, len(unique))
-    encoded = tokenizer(unique, truncation=True, max_length=max_length or limit, split_special_tokens=True)
+    encoded = tokenizer(unique, truncation=True, max_length=limit, split_special_tokens=True)
     lengths, rows = np.array([len(ids) for ids in encoded["input_ids"]]), {}
     anyhow = np.random.default_rng(0).permutation(len(unique))
     order = anyhow[np.argsort(lengths[anyhow], kind="stable")]

@@ -18,10 +18,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from concept_encoder.data.tasks.load import Examples, TaskData
 from concept_encoder.errors import UserError
 from concept_encoder.evaluation.baselines import WORDS, Scores
-from concept_encoder.evaluation.controls import Control, controls_of
+from concept_encoder.evaluation.controls import Control
 from concept_encoder.evaluation.metrics import compute_all
 from concept_encoder.evaluation.probes.frozen import States, embed
 from concept_encoder.evaluation.probes.pseudo_likelihood import Progress
+from concept_encoder.model.interventions import controls_of
 
 SIMILARITY_TASKS = ("stsb", "sick-relatedness")
 STRENGTHS = (0.001, 0.01, 0.1, 1.0)  # C of the logistic regression
@@ -45,7 +46,7 @@ class Frozen:
         self.options = {"max_length": max_length, "progress": progress}
 
     def controls(self, examples: Examples) -> tuple[Control, ...]:
-        return controls_of(self.model, len({*examples.texts, *(examples.pairs or ())}))
+        return tuple(controls_of(self.model, len({*examples.texts, *(examples.pairs or ())})))
 
     def vectors(self, examples: Examples, control: Control | None = None) -> dict[States, list[np.ndarray]]:
         """Vectors `[T, D]` by kind of state: of the one text of each example, or of its two."""

@@ -10,8 +10,9 @@ import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from concept_encoder.data.tasks.minimal_pairs import Pair
-from concept_encoder.evaluation.controls import Control, controls_of
+from concept_encoder.evaluation.controls import Control
 from concept_encoder.evaluation.probes.pseudo_likelihood import Likelihood, Progress, different, pseudo_log_likelihoods
+from concept_encoder.model.interventions import controls_of
 
 CHANCE = 0.5
 TIE = 1e-4  # nats; differences of this size come from the order of summation, and a tie is wrong

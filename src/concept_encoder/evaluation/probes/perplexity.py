@@ -11,8 +11,8 @@ import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from concept_encoder.errors import UserError
-from concept_encoder.evaluation.controls import controls_of
 from concept_encoder.evaluation.probes.pseudo_likelihood import Likelihood, Progress, different, pseudo_log_likelihoods
+from concept_encoder.model.interventions import controls_of
 
 
 def pseudo_perplexity(

@@ -73,13 +73,10 @@ def pseudo_log_likelihoods(
     """
     if tokenizer.mask_token_id is None:
         raise UserError("tokenizer: has no mask token; a masked language model is asked with one")
-    limit = longest_text(tokenizer, model.config)
-    if max_length is not None and max_length > limit:
-        raise UserError(f"max_length: {max_length} is more than the model's {limit}; use at most that")
     encoded = tokenizer(
         list(texts),
         truncation=True,
-        max_length=max_length or limit,
+        max_length=length_of(tokenizer, model, max_length),
         split_special_tokens=True,  # "[SEP]" written in a text is plain text
         return_special_tokens_mask=True,
         return_offsets_mapping=True,
@@ -87,18 +84,20 @@ def pseudo_log_likelihoods(
     rows = [tuple(ids) for ids in encoded["input_ids"]]
     asked = {ids: np.flatnonzero(np.array(special) == 0) for ids, special in zip(rows, encoded["special_tokens_mask"])}
     open_ones = {ids: places for ids, places in asked.items() if len(places)}
-    logs = _scores(
-        model.eval(),
-        open_ones,
-        tokenizer,
-        intervention(model, control, len(open_ones)),
-        tokens_at_once,
-        progress,
-    )
+    change = intervention(model, control, len(open_ones))
+    logs = _scores(model.eval(), open_ones, tokenizer, change, tokens_at_once, progress)
     ends = [max((end for _, end in offsets), default=0) for offsets in encoded["offset_mapping"]]
     return [
         Likelihood(logs.get(ids, 0.0), tuple(ids[place] for place in asked[ids]), end) for ids, end in zip(rows, ends)
     ]
+
+
+def length_of(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, asked: int | None) -> int:
+    """Tokens at which texts are cut: what was asked for, or what the model takes. Raises `UserError` for more."""
+    limit = longest_text(tokenizer, model.config)
+    if asked is not None and asked > limit:
+        raise UserError(f"max_length: {asked} is more than the model's {limit}; use at most that")
+    return asked or limit
 
 
 @torch.inference_mode()
