@@ -69,7 +69,7 @@ def test_pairs_are_compared_where_both_exist():
     assert report["raw"]["matrix"][0][2] is None
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 10_000), scale=st.floats(1e-3, 1e3))
 def test_correlation_is_symmetric_bounded_and_free_of_scale(seed, scale):
     z_TCD = torch.randn(5, 4, 8, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)

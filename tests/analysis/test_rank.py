@@ -130,7 +130,7 @@ def test_rankme_of_texts_in_k_directions():
     assert rank.rankme(z_TD + 50, centre=True) == pytest.approx(6, rel=0.02)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 10_000), scale=st.floats(1e-3, 1e3), shift=st.floats(-2, 2))
 def test_rank_is_invariant_to_rotation_scale_and_a_shared_vector(seed, scale, shift):
     generator = torch.Generator().manual_seed(seed)
@@ -141,7 +141,7 @@ def test_rank_is_invariant_to_rotation_scale_and_a_shared_vector(seed, scale, sh
     torch.testing.assert_close(plain_T, moved_T, rtol=1e-6, atol=1e-6)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(concepts=st.integers(2, 12), width=st.integers(2, 12), seed=st.integers(0, 10_000))
 def test_rank_lies_between_one_and_what_centring_leaves(concepts, width, seed):
     z_TCD = torch.randn(2, concepts, width, generator=torch.Generator().manual_seed(seed))

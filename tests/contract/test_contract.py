@@ -219,7 +219,7 @@ def test_without_masks_nobody_hears_which_vector_mask_has(config):
         torch.testing.assert_close(after.z_BCD[exists_BC], before.z_BCD[exists_BC])
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.filter_too_much, HealthCheck.too_slow])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.filter_too_much, HealthCheck.too_slow])
 @given(config=valid_configs())
 def test_sampled_combinations(config):
     check_padding_invariance(config)

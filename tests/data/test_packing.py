@@ -66,7 +66,7 @@ def test_rows_are_numpy_and_start_with_cls(config, sentences):
         assert (side[:]["input_ids"][:, 1:] != CLS).all()
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(documents=st.lists(st.text(alphabet="ab c\n[]MASKé", max_size=60), min_size=1, max_size=30))
 def test_no_token_is_lost_but_the_tail(config, sentences, tmp_path_factory, documents):
     documents = sentences[:40] + documents  # enough for a row on both sides

@@ -39,7 +39,7 @@ def naive(texts: list[list[int]], min_count: int) -> dict[tuple[int, ...], tuple
     return found
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     texts=st.lists(st.lists(st.integers(1, 4), min_size=1, max_size=25), min_size=1, max_size=4),
     min_count=st.integers(1, 3),

@@ -46,7 +46,7 @@ def test_rows_say_where_they_stand(tmp_path):
     assert [row.where.rpartition(":")[2] for row in rows] == ["1", "3"]
 
 
-@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.text(min_size=1).filter(lambda text: not text.isspace()), min_size=1, max_size=5))
 def test_any_text_passes_unharmed(tmp_path, documents):
     (tmp_path / "a.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in documents))

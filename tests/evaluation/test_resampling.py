@@ -11,7 +11,7 @@ from concept_encoder.evaluation.resampling import MOST_UNITS, draw_counts, weigh
 CLASSIFICATION = ("accuracy", "f1", "macro_f1", "matthews_correlation")
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(0, 2**31), st.sampled_from([*CLASSIFICATION, "pearson", "spearman"]))
 def test_weights_are_repetitions(seed, name):
     rng = np.random.default_rng(seed)

@@ -68,7 +68,7 @@ def plans(draw):
     return draw(st.permutations(experiments))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(plans(), st.integers(1, 3))
 def test_any_plan_ends_in_order(experiments, slots):
     with tempfile.TemporaryDirectory() as name:

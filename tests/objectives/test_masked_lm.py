@@ -40,7 +40,7 @@ def rows_of(lengths: list[int], seed: int = 0) -> list[dict]:
     ]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     lengths=st.lists(st.integers(1, 40), min_size=1, max_size=5),
     rate=st.sampled_from([0.15, 0.3, 0.5]),
@@ -68,7 +68,7 @@ def test_the_budget_is_exact_and_the_rest_stays(masking, lengths, rate):
         assert batch["attention_mask"].sum(1).tolist() == [length + 2 for length in lengths]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     lengths=st.lists(st.integers(1, 40), min_size=1, max_size=5),
     rate=st.sampled_from([0.15, 0.3, 0.5]),
@@ -154,7 +154,7 @@ def test_replacements_are_80_10_10():
     assert (always["input_ids"].gather(1, always["label_index"])[asked] == TOKENIZER.mask_token_id).all()
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(lengths=st.lists(st.integers(1, 30), min_size=1, max_size=4), rate=st.sampled_from([0.15, 0.6]))
 def test_delete_removes_exactly_the_budget_and_asks_for_everything(lengths, rate):
     rows = rows_of(lengths)

@@ -47,7 +47,7 @@ def text_of(lengths: list[int], seed: int = 0, rows: int = 1) -> MaskableText:
 
 
 @every_family
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     texts=st.lists(st.lists(WORDS, min_size=1, max_size=8), min_size=1, max_size=3),
     rate=st.sampled_from([0.15, 0.4]),
@@ -116,7 +116,7 @@ def test_a_tokenizer_without_marks_is_refused():
         MaskedLMCollator(tokenizer, ObjectiveConfig("whole_word"), 0)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(sizes=st.lists(st.integers(1, 7), min_size=1, max_size=9), budget=st.integers(1, 20))
 def test_whole_units_reach_the_budget_or_the_nearest_below(sizes, budget):
     taken = fit_whole(sizes, budget)
@@ -128,7 +128,7 @@ def test_whole_units_reach_the_budget_or_the_nearest_below(sizes, budget):
 
 
 @pytest.mark.parametrize("masking", ["span", "span_geometric"])
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     lengths=st.lists(st.integers(1, 30), min_size=1, max_size=4),
     rate=st.sampled_from([0.15, 0.5]),
@@ -212,7 +212,7 @@ def test_collocations_are_units_and_the_longest_wins(tmp_path):
     assert either == {("a", "quick brown", "fox"), ("a", "quick", "brown fox")}
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     words=st.lists(st.integers(0, 2), min_size=1, max_size=15),
     ngrams=st.lists(st.lists(st.integers(0, 2), min_size=2, max_size=5), max_size=6),

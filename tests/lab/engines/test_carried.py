@@ -29,7 +29,7 @@ def stream() -> str:
     return "".join(lines)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.tuples(st.integers(0, 60_000), st.integers(1, 20_000)), max_size=5))
 def test_any_cut_and_any_new_beginning_give_the_same_files(cuts):
     with tempfile.TemporaryDirectory() as name:
