@@ -1,5 +1,6 @@
 """`concept-encoder plan …` as a user meets it."""
 
+import os
 import subprocess
 import sys
 import threading
@@ -90,9 +91,12 @@ def test_logs_are_followed_over_attempts_to_the_end(capsys, program, write_plan,
         write("the end")
         theirs.move(theirs.states()[0], "done")
 
+    (tmp_path / "plan.yaml").touch()
     thread = threading.Thread(target=go_on)
     thread.start()
-    code, out, err = call(capsys, "logs", "plan.yaml", "a", "--follow", "--store", str(tmp_path / "store"))
+    code, out, err = call(
+        capsys, "logs", str(tmp_path / "plan.yaml"), "a", "--follow", "--store", str(tmp_path / "store")
+    )
     thread.join()
     assert (code, out) == (0, "token ***\nthe end")
     assert "attempt 2" in err
@@ -135,6 +139,11 @@ def test_a_run_that_left_the_plan_is_seen_and_stopped(capsys, program, write_pla
     [
         (["rnu", "PLAN"], "plan rnu: no such command; did you mean 'run'"),
         (["check", "nothing.yaml"], "nothing.yaml: no such plan file"),
+        (["status", "nothing.yaml"], "nothing.yaml: no such plan file"),
+        (["check", "PLAN", "--quick", "--on", ""], "--on '': no such engine"),
+        (["check", "PLAN", "--quick", "--on", "local:"], "--on local:: names no file"),
+        (["check", "PLAN", "--gpus", "9999999999"], "9999999999 is not in the range 0<=x<=100000"),
+        (["check", "PLAN", "--slots", "9" * 30], "is not in the range 1<=x<=100000"),
         (["status", "PLAN"], "no store of a plan; start one with concept-encoder plan run"),
         (["check", "PLAN", "--quick", "--gpus", "0"], "experiments.a.resources.gpus: 4, but this machine has 0"),
         (["run", "PLAN", "--gpus", "1"], "experiments.a.resources.gpus: 4, but this machine has 1"),
@@ -152,6 +161,39 @@ def test_mistakes_get_one_line_and_exit_code_2(capsys, write_plan, tmp_path, mon
     assert err.startswith("error: ")
     assert err.count("\n") == 1
     assert not (tmp_path / "runs").exists(), "nothing is half-written"
+
+
+def test_a_run_that_is_refused_leaves_no_store(capsys, write_plan, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, _, err = call(capsys, "run", str(write_plan({"id": "a"})))
+    assert code == 2
+    assert "a.s0: data.corpus: required; set it in the recipe, or as section.field=value" in err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_strangers_words_do_not_steer_the_terminal(capsys, write_plan):
+    file = write_plan({"id": "a"}, title="a\x1b[31mred")
+    code, out, _ = call(capsys, "check", str(file), "--quick")
+    assert code == 0
+    assert r"a\x1b[31mred" in out
+    code, _, err = call(capsys, "check", str(write_plan({"id": "a", "\x1b]0;x\a": 1})), "--quick")
+    assert code == 2
+    assert r"experiments.a.\x1b]0;x\x07: no such field" in err
+
+
+def test_a_terminal_without_dashes(write_plan):
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    command = [sys.executable, "-m", "concept_encoder.cli.main", "plan", "check", write_plan({"id": "a"}), "--quick"]
+    found = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert (found.returncode, found.stderr) == (0, "")
+
+
+def test_a_remembered_engine_whose_file_is_gone(capsys, write_plan, tmp_path):
+    store = tmp_path / "store"
+    Store(store).set_engine("ray:/gone.yaml")
+    code, _, err = call(capsys, "check", str(write_plan({"id": "a"})), "--quick", "--store", str(store))
+    assert code == 2
+    assert f"{store} remembers where its runs are: --on ray:/gone.yaml: no file /gone.yaml" in err
 
 
 def test_a_report_of_another_plan_is_refused(capsys, write_plan, tmp_path):

@@ -16,6 +16,11 @@ from concept_encoder.lab.runs import expand
 from concept_encoder.lab.verbs import VERBS
 
 A = {"id": "a"}
+Z = {"id": "z", "verb": "bench", "recipe": None, "overrides": {"options.mode": "body"}}
+
+
+def expecting(**fields) -> dict:
+    return {"id": "a", "expect": {"metric": "eval_loss", "direction": "up", "by": 1, "against": 2, **fields}}
 
 
 @pytest.mark.parametrize(
@@ -116,17 +121,79 @@ A = {"id": "a"}
             [{"id": "a", "expect": {"metric": "mnli.accuracy", "direction": "up", "by": 0.1, "against": 0.5}}],
             "experiments.a.expect.metric: mnli.accuracy: no run of a reports it",
         ),
+        ([expecting(direction="left")], "direction: 'left'"),
+        ([expecting(against=float("nan"))], "experiments.a.expect.against: expected a number or text, found nan"),
+        ([expecting(metric=["eval_loss", "eval_loss"])], "experiments.a.expect.metric: one is given twice"),
+        ([A, {"id": "b", "needs": ["a/x"]}], "experiments.b.needs: a/x: name the experiment, a"),
         (
-            [{"id": "a", "expect": {"metric": "eval_loss", "direction": "left", "by": 1, "against": 2}}],
-            "direction: 'left'",
+            [{"id": "a", "overrides": {"model.checkpoint": {"run": 5}}}],
+            "experiments.a.model.checkpoint.run: expected the",
         ),
+        ([A, {"id": "b", "grid": {"data.x": [[{"run": "a"}]]}}], "experiments.b.data.x: {run: …} inside a value"),
+        (
+            [Z, {"id": "a", "overrides": {"model.checkpoint": {"run": "z"}}}],
+            "experiments.a.model.checkpoint: z is a run of bench, which leaves no checkpoint",
+        ),
+        (
+            [{"id": "a", "overrides": {"model.checkpoint": {"run": "a"}}}],
+            "experiments.a.model.checkpoint: a circle, a needs a",
+        ),
+        ([{"id": "a", "grid": {"training.seed": [1, 2]}}], "experiments.a.training.seed: use seeds:"),
+        ([{"id": "a", "overrides": {"training.output_dir": "x"}}], "experiments.a.training.output_dir: leave it out"),
+        (
+            [{"id": "a", "rows": {"big": {"data.x": 1}}, "grid": {"data.x": [2, 3]}}],
+            "experiments.a.rows.big.data.x: the grid sets it too",
+        ),
+        (
+            [{"id": "a", "rows": {"a b": {"data.x": 1}, "a-b": {"data.x": 2}}}],
+            "experiments.a.rows: two cells are called",
+        ),
+        ([{"id": "a", "overrides": {"training.max_steps": [1]}}], "experiments.a.training.max_steps: expected a whole"),
+        ([{"id": "a", "resources": {"hours": 1e308}}], "experiments.a.resources.hours: 1e+308 is not above 0 and at"),
+        ([{"id": "a", "early": {"divergence": float("nan")}}], "experiments.a.early.divergence: nan is not a finite"),
+        ([{"id": "a", "early": {"plateau_by": -1}}], "experiments.a.early.plateau_by: -1.0 is negative"),
+        ([{"id": "a", "early": {"pruner_steps": -5}}], "experiments.a.early.pruner_steps: -5 is not positive"),
+        ([{**Z, "early": {"pruner": "median"}}], "experiments.z.early.pruner: bench takes no steps; budget alone"),
+        ([{**Z, "gates": {"stop if": "loss > 8 after 5 steps"}}], "bench takes no steps; leave out after N steps"),
+        ([{"id": "a", "gates": {"stop if": []}}], "experiments.a.gates.stop if: an empty list"),
+        ([{"id": "a", "gates": {"stop if": "eval_loss > 1e999"}}], "no number is that large"),
     ],
 )
 def test_mistakes_are_named_in_one_line(write_plan, experiments, message):
     with pytest.raises(UserError) as error:
         expand(load_plan(write_plan(*experiments)))
     assert message in str(error.value)
+    assert str(error.value).startswith(f"{write_plan(A)}: "), "the file is named"
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "message"),
+    [
+        ("rows: [a, b]", "recipe.yaml: rows: expected a mapping, found ['a', 'b']"),
+        ("rows: {a: 5}", "recipe.yaml: rows.a: expected a mapping, found 5"),
+        ("rows: {a: {model.checkpoint: {run: b}}}", "recipe.yaml: rows.a: {run: …} is for a plan"),
+        ("training: 5", "recipe.yaml: training: expected a mapping, found 5"),
+        ("modle: {}", "recipe.yaml: modle: no such section of a recipe; did you mean 'model'"),
+    ],
+)
+def test_a_recipe_of_the_wrong_shape(write_plan, recipe, message):
+    file = write_plan(A)
+    (file.parent / "recipe.yaml").write_text(recipe)
+    with pytest.raises(UserError) as error:
+        expand(load_plan(file))
+    assert message in str(error.value)
+
+
+def test_what_the_defaults_say_of_training_is_not_for_a_bench(write_plan):
+    early = {"pruner": "median", "budget": 3}
+    training, bench = load_plan(write_plan(A, Z, defaults={"early": early})).experiments
+    assert (training.early.pruner, bench.early.pruner, bench.early.budget) == ("median", None, 3)
+
+
+def test_a_run_with_a_long_name_has_a_folder(write_plan):
+    (run,) = expand(load_plan(write_plan({"id": "a" * 90, "rows": {"漢" * 60: {"data.x": 1}}})))
+    assert len(f"{run.folder_name}-micro128-10".encode()) < 255
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import errno
 import importlib
+import io
 import os
 import sys
 import traceback
@@ -10,7 +11,7 @@ from pathlib import Path
 import click
 
 from concept_encoder import __version__
-from concept_encoder.errors import UserError, nearest
+from concept_encoder.errors import UserError, nearest, printable
 
 # verb -> what `concept-encoder --help` says of it; the code is in `cli/<verb>.py`, function `command`
 VERBS = {
@@ -30,6 +31,8 @@ VERBS = {
     "variants": "List every family of variants and its members.",
     "describe": "Parameters, FLOPs, memory and compression of a recipe's model, without building it.",
 }
+
+_LONGEST = 2000  # characters of an error
 
 
 class _Verbs(click.Group):
@@ -65,6 +68,9 @@ def main(arguments: list[str] | None = None) -> None:
     # We show our own progress and say ourselves what was newly initialised.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal without our dashes shows a question mark
     try:
         sys.exit(cli.main(args=arguments, prog_name="concept-encoder", standalone_mode=False) or 0)
     except (click.exceptions.Abort, KeyboardInterrupt):
@@ -96,7 +102,8 @@ def _raised_by_model(error: ValueError) -> bool:
 
 
 def _stop(message: str, code: int) -> None:
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    line = printable(" ".join(message.split()))
+    print(f"error: {line if len(line) <= _LONGEST else line[:_LONGEST] + ' …'}", file=sys.stderr)
     sys.exit(code)
 
 

@@ -1,19 +1,31 @@
 """`concept-encoder plan check | run | stop | report`: a research plan, run to its end."""
 
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import click
 
 from concept_encoder.cli.plan_hosts import hosts
-from concept_encoder.cli.plan_options import find_run, plan_argument, show_counts, store_folder, store_option
+from concept_encoder.cli.plan_options import (
+    chosen_engine,
+    find_run,
+    plan_argument,
+    show_counts,
+    store_before,
+    store_folder,
+    store_option,
+)
 from concept_encoder.cli.plan_watch import logs, status, watch
-from concept_encoder.errors import UserError, nearest
+from concept_encoder.errors import UserError, nearest, printable
 
 SUBCOMMANDS = ("check", "run", "status", "watch", "logs", "stop", "report", "hosts")
-_slots = click.option("--slots", type=click.IntRange(1), help="CPU runs at once.  [default: one for two cores]")
-_gpus = click.option("--gpus", type=click.IntRange(0), help="GPUs to use, the first of those visible.  [default: all]")
+_MANY = 100_000  # runs at once, or GPUs
+_slots = click.option("--slots", type=click.IntRange(1, _MANY), help="CPU runs at once.  [default: one for two cores]")
+_gpus = click.option(
+    "--gpus", type=click.IntRange(0, _MANY), help="GPUs to use, the first of those visible.  [default: all]"
+)
 _on = click.option(
     "--on",
     metavar="ENGINE[:FILE]",
@@ -67,7 +79,8 @@ def check(
 
     loaded = load_plan(plan)
     runs = expand(loaded)
-    engine = open_engine(on or _engine_before(plan, store), slots, gpus)
+    before = store_before(plan, store)
+    engine = open_engine(chosen_engine(on, before), slots, gpus)
     found = cost(loaded, runs, engine.room)
     sizes = {} if quick else check_recipes(runs, data=engine.shares_files and not no_data)
     rows = []
@@ -78,7 +91,6 @@ def check(
         rows.append([experiment.id, experiment.priority, needs, len(own), resources.gpus, resources.hours])
     show_table(loaded.title, ["experiment", "priority", "needs", "runs", "GPUs a run", "hours a run"], rows)
     if sizes:
-        before = _store_before(plan, store)
         rates = measured_rates(before.states()) if before else {}
         show_table("Estimated size (weights, gradients, AdamW, activations)", *size_table(sizes, rates))
     click.echo(
@@ -109,7 +121,7 @@ def run(
     """
     from concept_encoder.cli.plan_check import check_recipes
     from concept_encoder.lab.cost import cost
-    from concept_encoder.lab.engines.table import engine_name, open_engine
+    from concept_encoder.lab.engines.table import open_engine
     from concept_encoder.lab.plan import load_plan
     from concept_encoder.lab.runs import expand
     from concept_encoder.lab.scheduler import Scheduler
@@ -117,20 +129,25 @@ def run(
 
     loaded = load_plan(plan)
     runs = expand(loaded)
-    on = engine_name(on or _engine_before(plan, store))
+    kept = store_before(plan, store)
+    on = chosen_engine(on, kept)
     engine = open_engine(on, slots, gpus)
     cost(loaded, runs, engine.room)
-    kept = Store(store_folder(plan, store))
-    if on == "local":
-        _note_gpus(gpus or 0)
-    with kept.lock():
-        kept.set_engine(on)
-        known = kept.known()
+    with ExitStack() as held:
+        if kept is not None:
+            held.enter_context(kept.lock())
+        known = kept.known() if kept else set()
         new = [run for run in runs if run.id not in known]
         if new and not no_check:
             click.echo(f"checking {len(new)} new runs …", err=True)
             check_recipes(new, data=engine.shares_files)
-        scheduler = Scheduler(runs, kept, engine, retry, tell=lambda line: click.echo(line, err=True))
+        if kept is None:  # what is refused leaves nothing behind
+            kept = Store(store_folder(plan, store))
+            held.enter_context(kept.lock())
+        kept.set_engine(on)
+        if on == "local":
+            _note_gpus(gpus or 0)
+        scheduler = Scheduler(runs, kept, engine, retry, tell=lambda line: click.echo(printable(line), err=True))
         _run_to_the_end(scheduler)
     show_counts(scheduler.states.values())
     if scheduler.halted:
@@ -221,20 +238,6 @@ def report(plan: str, store: str | None, output: str | None) -> None:
         raise UserError(f"{kept.folder}: holds no run of {plan}; name its own store with --store")
     page = write_report(loaded, runs, kept, Path(output) if output else kept.folder)
     click.echo(f"report: {page} and {page.with_suffix('.md')}")
-
-
-def _store_before(plan: str, store: str | None) -> Any | None:
-    """The store, where there is one already."""
-    from concept_encoder.lab.store import Store
-
-    folder = store_folder(plan, store)
-    return Store(folder, create=False) if (folder / "plan.db").is_file() else None
-
-
-def _engine_before(plan: str, store: str | None) -> str:
-    """Where the runs of this store were given to the last time."""
-    before = _store_before(plan, store)
-    return before.engine if before else "local"
 
 
 def _time(hours: float) -> str:

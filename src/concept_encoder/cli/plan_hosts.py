@@ -1,5 +1,6 @@
 """`concept-encoder plan hosts check | install | up | down FILE`: the user's machines as one Ray cluster."""
 
+import zipfile
 from pathlib import Path
 
 import click
@@ -66,6 +67,8 @@ def install(file: str, wheel: str | None) -> None:
         raise UserError("hosts.environment: the hosts have one of their own; leave it out to install into folder/venv")
     if wheel is not None and not Path(wheel).is_file():
         raise UserError(f"--wheel {wheel}: no such file")
+    if wheel is not None and not (Path(wheel).match("concept_encoder-*.whl") and zipfile.is_zipfile(wheel)):
+        raise UserError(f"--wheel {wheel}: not a wheel of this project; python -m build --wheel makes one")
     cluster = Cluster(loaded)
     built = Path(wheel) if wheel else build_wheel()
     click.echo(f"installing {built.name} on {len(loaded.all)} hosts …", err=True)

@@ -11,6 +11,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from concept_encoder.errors import printable
 from concept_encoder.lab.failures import mask
 from concept_encoder.lab.progress import duration, figures, glance
 from concept_encoder.lab.store import State, Store
@@ -47,7 +48,7 @@ def status_table(states: Sequence[State], store: Store, width: int, everything: 
     for row in rows:
         table.add_row(*(row[i] for i in used))
     told = [state for state in shown if state.stopping or state.reason]
-    why = [Text(f"{state.name}: {mask(state.stopping or state.reason)}") for state in told]
+    why = [Text(printable(f"{state.name}: {mask(state.stopping or state.reason)}")) for state in told]
     if rest:
         why.append(Text("and " + ", ".join(f"{count} {name}" for name, count in rest.items()) + " (--all)"))
     return Group(table, *why)

@@ -34,7 +34,9 @@ def status(plan: str, store: str | None, everything: bool) -> None:
 @click.command("watch")
 @plan_argument
 @store_option
-@click.option("--every", default=1, type=click.IntRange(1), show_default=True, help="Seconds between two looks.")
+@click.option(
+    "--every", default=1, type=click.IntRange(1, 86_400), show_default=True, help="Seconds between two looks."
+)
 def watch(plan: str, store: str | None, every: int) -> None:
     """The same table, live, until the plan has ended or you press Ctrl-C (which stops no run)."""
     from rich.live import Live

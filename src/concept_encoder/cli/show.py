@@ -12,6 +12,8 @@ from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
+from concept_encoder.errors import printable
+
 PIPE_WIDTH = 200  # a pipe or a file has no width: wide enough that no name is cut in two and `grep` finds it
 NAME_WIDTH = 24  # names up to this long are never broken, as they are typed again
 
@@ -35,8 +37,12 @@ def show_table(title: str, header: list[str], rows: list[list[Any]]) -> None:
         first = i == 0
         table.add_column(Text(name), justify="left" if first else "right", overflow="fold", no_wrap=first and short)
     for row in rows:
-        table.add_row(*(Text(number(value)) for value in row))  # as Text: brackets in somebody's words are no markup
-    console.print(Text(title, style="table.title"))  # not the table's own, which would be folded to its width
+        table.add_row(
+            *(Text(printable(number(value))) for value in row)
+        )  # as Text: brackets in somebody's words are no markup
+    console.print(
+        Text(printable(title), style="table.title")
+    )  # not the table's own, which would be folded to its width
     console.print(table)
 
 

@@ -37,7 +37,7 @@ def cost(plan: Plan, runs: Sequence[Run], room: Room) -> PlanCost:
         if room.gpus is not None and asked > max(widest, *room.gpus.values()):
             found = ", ".join(f"{host} has {gpus}" for host, gpus in room.gpus.items())
             raise UserError(
-                f"experiments.{run.experiment.id}.resources.gpus: {asked}, but {found}; "
+                f"{plan.file}: experiments.{run.experiment.id}.resources.gpus: {asked}, but {found}; "
                 "ask for fewer, or give --gpus N or --on ENGINE for the machines it will run on "
                 "(over several hosts: pretrain and finetune, on Ray, with shared: true in the hosts file)"
             )

@@ -41,9 +41,11 @@ class EarlyStops:
     def __post_init__(self) -> None:
         if self.divergence is not None and self.divergence <= 1:
             raise ValueError(f"divergence: {self.divergence} is not a factor above 1")
-        for name in ("plateau_steps", "budget"):
+        for name in ("plateau_steps", "budget", "pruner_steps"):
             if getattr(self, name) is not None and getattr(self, name) <= 0:
                 raise ValueError(f"{name}: {getattr(self, name)} is not positive")
+        if self.plateau_by < 0:
+            raise ValueError(f"plateau_by: {self.plateau_by} is negative")
         if self.throughput is not None and not 0 < self.throughput < 1:
             raise ValueError(f"throughput: {self.throughput} is not a share between 0 and 1")
 

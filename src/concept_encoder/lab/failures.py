@@ -29,7 +29,7 @@ _CAUSES = (
     (r"size mismatch|shape|must match", "shapes that do not fit: a checkpoint of another configuration?"),
 )
 _FRAME = re.compile(r'^\s*File "(?P<file>[^"]+)", line (?P<line>\d+), in (?P<function>.+)$', re.M)
-_SECRET_NAMES = re.compile(r"TOKEN(?!IZER)|SECRET|PASSWORD|API_?KEY|CREDENTIAL", re.I)
+_SECRET_NAMES = re.compile(r"TOKEN(?!IZER)|SECRET|PASSW|PASSPHRASE|API_?KEY|(?:^|_)KEY$|_PWD$|CREDENTIAL", re.I)
 _SECRETS = re.compile(
     r"\b(?:hf_\w{8,}|gh[pousr]_\w{16,}|sk-[\w-]{16,}|AKIA[0-9A-Z]{16})"
     r"|(?<=://)[^/\s:@]+:[^/\s@]+(?=@)|(?i:(?<=bearer )[\w.~+/-]{8,}=*)"

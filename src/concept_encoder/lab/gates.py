@@ -5,6 +5,8 @@ import operator
 import re
 from dataclasses import dataclass
 
+from concept_encoder.errors import shown
+
 _COMPARISONS = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
 _GATE = re.compile(
     r"\s*(?P<metric>[A-Za-z_][\w.-]*)\s*(?P<comparison><=|>=|<|>)\s*(?P<bound>[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)"
@@ -38,6 +40,8 @@ def parse_gate(text: str) -> Gate:
     """Read a gate. Raises `ValueError` when it is not `METRIC < NUMBER [after N steps]`."""
     match = _GATE.fullmatch(text)
     if match is None:
-        raise ValueError(f'{text!r} is no gate; write it as "metric > number" or "metric > number after N steps"')
+        raise ValueError(f'{shown(text)} is no gate; write it as "metric > number" or "metric > number after N steps"')
+    if not math.isfinite(float(match["bound"])):
+        raise ValueError(f"{text!r}: no number is that large; write a smaller one")
     after = match["after"]
     return Gate(match["metric"], match["comparison"], float(match["bound"]), None if after is None else int(after))

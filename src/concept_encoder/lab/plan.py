@@ -1,20 +1,20 @@
 """The plan file: experiments with what they claim, need, cost and decide; every field is checked when it is read."""
 
-import math
 import re
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Any, Literal
 
-from concept_encoder.errors import UserError, nearest
+from concept_encoder.errors import UserError, naming, nearest, shown
 from concept_encoder.lab.early import EarlyStops
 from concept_encoder.lab.gates import Gate, parse_gate
 from concept_encoder.lab.verbs import VERBS
 from concept_encoder.settings import from_mapping, load_yaml
 
 GATES = ("go on if", "stop if")
+_MOST = 100_000  # GPUs, or hours, of one run
 
 
 @dataclass(frozen=True)
@@ -36,8 +36,10 @@ class Expected:
     def __post_init__(self) -> None:
         if not self.metrics:
             raise ValueError("metric: an empty list; name one at least")
-        if not math.isfinite(self.by) or (self.relative and self.by <= 0):
-            raise ValueError(f"by: {self.by} is no {'factor' if self.relative else 'size of an effect'}")
+        if len(set(self.metrics)) < len(self.metrics):
+            raise ValueError("metric: one is given twice; the mean counts each once")
+        if self.relative and self.by <= 0:
+            raise ValueError(f"by: {self.by} is no factor")
 
     @property
     def metrics(self) -> list[str]:
@@ -69,10 +71,10 @@ class Resources:
     hours: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.gpus < 0:
-            raise ValueError(f"gpus: {self.gpus} is negative")
-        if not 0 < self.hours < float("inf"):
-            raise ValueError(f"hours: {self.hours} is not a positive number")
+        if not 0 <= self.gpus <= _MOST:
+            raise ValueError(f"gpus: {self.gpus} is not between 0 and {_MOST:,}")
+        if not 0 < self.hours <= _MOST:
+            raise ValueError(f"hours: {self.hours:g} is not above 0 and at most {_MOST:,}")
 
 
 @dataclass(frozen=True)
@@ -110,18 +112,20 @@ class Experiment:
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[A-Za-z0-9][\w-]*", self.id):
-            raise ValueError(f"id: {self.id!r} cannot name a folder; use letters, digits, '-' and '_'")
+            raise ValueError(f"id: {shown(self.id)} cannot name a folder; use letters, digits, '-' and '_'")
         if self.verb not in VERBS:
-            raise ValueError(f"verb: no run is called {self.verb!r}; {nearest(self.verb, VERBS)}")
+            raise ValueError(f"verb: no run is called {shown(self.verb)}; {nearest(self.verb, VERBS)}")
         if VERBS[self.verb].takes_recipe and self.recipe is None:
             raise ValueError(f"recipe: {self.verb} needs a recipe file")
         if not VERBS[self.verb].takes_recipe and self.recipe is not None:
             raise ValueError(f"recipe: {self.verb} takes none; set options.… in overrides")
         if not self.seeds or len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0:
-            raise ValueError(f"seeds: {self.seeds} is not a list of different numbers from 0 up")
+            raise ValueError(f"seeds: {shown(self.seeds)} is not a list of different numbers from 0 up")
         for name in self.grid:
             if not self.grid[name]:
                 raise ValueError(f"grid.{name}: an empty list of values")
+        for name, value in self._values():
+            _check_reference(name, value)
         self.gate_list()
 
     def gate_list(self) -> list[tuple[str, Gate]]:
@@ -130,6 +134,8 @@ class Experiment:
         for kind, texts in self.gates.items():
             if kind not in GATES:
                 raise ValueError(f"gates.{kind}: no such gate; {nearest(kind, GATES)}")
+            if not texts:
+                raise ValueError(f"gates.{kind}: an empty list; name a gate, or leave it out")
             for text in [texts] if isinstance(texts, str) else texts:
                 try:
                     gate = parse_gate(text)
@@ -137,15 +143,20 @@ class Experiment:
                     raise ValueError(f"gates.{kind}: {error}") from None
                 if gate.after is not None and kind == "go on if":
                     raise ValueError(f"gates.{kind}: {text!r}: only stop if can judge a run as it goes (after N steps)")
+                if gate.after is not None and not VERBS[self.verb].takes_recipe:
+                    raise ValueError(f"gates.{kind}: {text!r}: {self.verb} takes no steps; leave out after N steps")
                 found.append((kind, gate))
         return found
 
     def references(self) -> list[tuple[str, str]]:
         """Pairs of the field and the `experiment[/variant]` whose run it takes."""
+        return [(name, value["run"]) for name, value in self._values() if is_reference(value)]
+
+    def _values(self) -> list[tuple[str, Any]]:
+        """Pairs of a field and a value that it takes in some run."""
         cells = [self.overrides, *self.rows.values()]
         pairs = [(name, value) for cell in cells for name, value in cell.items()]
-        pairs += [(name, value) for name, values in self.grid.items() for value in values]
-        return [(name, value["run"]) for name, value in pairs if is_reference(value)]
+        return pairs + [(name, value) for name, values in self.grid.items() for value in values]
 
     @property
     def most_hours(self) -> float:
@@ -175,7 +186,7 @@ class Plan:
     experiments: list[Any]
     reference: Reference | None = None
     defaults: dict[str, Any] = field(default_factory=dict)
-    folder: Path = Path()
+    file: Path = Path()
 
     @property
     def by_id(self) -> dict[str, Experiment]:
@@ -195,26 +206,39 @@ def is_reference(value: Any) -> bool:
     return isinstance(value, Mapping) and set(value) == {"run"}
 
 
+def _check_reference(field: str, value: Any) -> None:
+    """Refuse what looks like a reference, and is none."""
+    if is_reference(value) and not isinstance(value["run"], str):
+        raise ValueError(f"{field}.run: expected the name of an experiment, found {shown(value['run'])}; quote it")
+    inside = value if isinstance(value, list) else value.values() if isinstance(value, Mapping) else ()
+    if any(is_reference(each) for each in inside):
+        raise ValueError(f"{field}: {{run: …}} inside a value; it has to be the value (of a grid: one of its values)")
+
+
 def load_plan(path: str | Path) -> Plan:
     """Read and check a plan file. Raises `UserError` in one line that names the field."""
     path = Path(path)
     content = load_yaml(path, "plan")
+    with naming(path):
+        return _plan(content, path)
+
+
+def _plan(content: Mapping[str, Any], path: Path) -> Plan:
     for name in ("title", "experiments"):
         if name not in content:
-            raise UserError(f"{path}: {name}: missing; a plan has title and experiments")
-    plan = from_mapping(Plan, content, "plan", folder=path.parent)
+            raise UserError(f"{name}: missing; a plan has title and experiments")
+    plan = from_mapping(Plan, content, "plan", file=path)
     if not plan.experiments:
         raise UserError("plan.experiments: empty; a plan has at least one")
     experiments = [_experiment(raw, place, plan.defaults) for place, raw in enumerate(plan.experiments)]
-    plan = Plan(plan.title, experiments, plan.reference, plan.defaults, plan.folder)
     _check_names(experiments)
     _check_cycles(experiments)
-    return plan
+    return replace(plan, experiments=experiments)
 
 
 def _experiment(raw: Any, place: int, defaults: Mapping[str, Any]) -> Experiment:
     if not isinstance(raw, Mapping):
-        raise UserError(f"plan.experiments[{place}]: expected fields, found {raw!r}")
+        raise UserError(f"plan.experiments[{place}]: expected fields, found {shown(raw)}")
     if "id" not in raw:
         raise UserError(f"plan.experiments[{place}].id: missing; every experiment has an id of its own")
     known = [each.name for each in fields(Experiment)]
@@ -226,24 +250,43 @@ def _experiment(raw: Any, place: int, defaults: Mapping[str, Any]) -> Experiment
         parts = [source.get(name) for source in (defaults, raw)]
         if all(isinstance(part, Mapping) for part in parts):
             merged[name] = {**parts[0], **parts[1]}
-    if not VERBS.get(str(merged.get("verb", "pretrain")), VERBS["pretrain"]).takes_recipe and "overrides" not in raw:
+    where = f"experiments.{raw['id']}"
+    if not VERBS.get(str(merged.get("verb", "pretrain")), VERBS["pretrain"]).takes_recipe:
+        _leave_out_training(merged, raw, where)
+    return from_mapping(Experiment, merged, where)
+
+
+def _leave_out_training(merged: dict[str, Any], raw: Mapping[str, Any], where: str) -> None:
+    """Take the defaults that only a training has out of an experiment that trains nothing, and refuse its own."""
+    if "overrides" not in raw:
         merged.pop("overrides", None)
-    return from_mapping(Experiment, merged, f"experiments.{raw.get('id', place)}")
+    own = raw.get("early")
+    for name in own if isinstance(own, Mapping) else ():
+        if name != "budget":
+            raise UserError(f"{where}.early.{name}: {merged['verb']} takes no steps; budget alone can stop it")
+    if isinstance(merged.get("early"), Mapping):
+        merged["early"] = {name: value for name, value in merged["early"].items() if name == "budget"}
 
 
 def _check_names(experiments: Iterable[Experiment]) -> None:
-    ids = [experiment.id for experiment in experiments]
-    for name in ids:
-        if ids.count(name) > 1:
-            raise UserError(f"experiments.{name}.id: given twice; every experiment has an id of its own")
+    by_id: dict[str, Experiment] = {}
+    for experiment in experiments:
+        if experiment.id in by_id:
+            raise UserError(f"experiments.{experiment.id}.id: given twice; every experiment has an id of its own")
+        by_id[experiment.id] = experiment
     for experiment in experiments:
         where = f"experiments.{experiment.id}"
         asked = [("needs", need) for need in experiment.needs] + experiment.references()
         if experiment.expect and isinstance(experiment.expect.against, str):
             asked.append(("expect.against", experiment.expect.against))
         for name, target in asked:
-            if str(target).partition("/")[0] not in ids:
-                raise UserError(f"{where}.{name}: no experiment is called {target!r}; {nearest(str(target), ids)}")
+            of, variant, _ = target.partition("/")
+            if of not in by_id:
+                raise UserError(f"{where}.{name}: no experiment is called {shown(target)}; {nearest(target, by_id)}")
+            if name == "needs" and variant:
+                raise UserError(f"{where}.needs: {target}: name the experiment, {of}")
+            if name.endswith(".checkpoint") and not VERBS[by_id[of].verb].takes_recipe:
+                raise UserError(f"{where}.{name}: {of} is a run of {by_id[of].verb}, which leaves no checkpoint")
 
 
 def _check_cycles(experiments: Iterable[Experiment]) -> None:
@@ -252,4 +295,7 @@ def _check_cycles(experiments: Iterable[Experiment]) -> None:
         sorter.prepare()
     except CycleError as error:
         circle = error.args[1][::-1]
-        raise UserError(f"experiments.{circle[0]}.needs: a circle, {' needs '.join(circle)}; break it") from None
+        first = next(experiment for experiment in experiments if experiment.id == circle[0])
+        reads = {target.partition("/")[0]: name for name, target in first.references()}
+        name = "needs" if circle[1] in first.needs else reads[circle[1]]
+        raise UserError(f"experiments.{circle[0]}.{name}: a circle, {' needs '.join(circle)}; break it") from None

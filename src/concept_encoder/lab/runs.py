@@ -3,21 +3,23 @@
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from math import prod
 from pathlib import Path
 from typing import Any
 
-from concept_encoder.errors import UserError, nearest
+from concept_encoder.errors import UserError, naming, nearest
 from concept_encoder.lab.metrics import STREAMED, reported, reports
 from concept_encoder.lab.plan import Expected, Experiment, Plan, is_reference
 from concept_encoder.lab.verbs import SECTIONS, VERBS, Verb
 from concept_encoder.records import FREE_TO_CHANGE
-from concept_encoder.settings import load_yaml, set_fields
+from concept_encoder.settings import coerce, load_yaml, set_fields
 
 _MOST_RUNS = 20_000
+_OURS = {"training.seed": "use seeds:", "training.output_dir": "leave it out; the store has a folder for every run"}
+_COUNTS = ("max_steps", "batch_size", "micro_batch_size")  # of a training, which the scheduler reads
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,8 @@ class Run:
 
     @property
     def folder_name(self) -> str:
-        return f"{self.name[:150]}-{self.id[:8]}"  # file systems take 255 bytes
+        start = self.name.encode()[:150].decode(errors="ignore")  # file systems take 255 bytes
+        return f"{start}-{self.id[:8]}"
 
     def resolved(self, folders: Mapping[str, Path], changes: Mapping[str, Any]) -> dict[str, Any]:
         """The sections as the command takes them: references are folders, `changes` are set."""
@@ -72,7 +75,12 @@ class _Cell:
 
 
 def expand(plan: Plan) -> list[Run]:
-    """All runs of a plan, those that are needed first. Raises `UserError` naming the field."""
+    """All runs of a plan, those that are needed first. Raises `UserError` naming the plan's file and the field."""
+    with naming(plan.file):
+        return _expand(plan)
+
+
+def _expand(plan: Plan) -> list[Run]:
     runs: list[Run] = []
     of_experiment: dict[str, list[Run]] = {}
     for experiment in plan.in_order():
@@ -83,13 +91,15 @@ def expand(plan: Plan) -> list[Run]:
                 f"experiments.{experiment.id}: a plan has at most {_MOST_RUNS:,} runs; leave out some values"
             )
         own = []
-        for cell in _cells(experiment, recipe.pop("rows", None)):
+        for cell in _cells(experiment, recipe.pop("rows", {})):
             for seed in experiment.seeds:
                 own.append(_run(experiment, recipe, cell, seed, of_experiment))
         names = [run.name for run in own]
         twice = next((name for name in names if names.count(name) > 1), None) if len(set(names)) < len(names) else None
         if twice:
-            raise UserError(f"experiments.{experiment.id}.grid: two cells are called {twice!r}; name them in rows")
+            rows = len({_slug(row) for row in experiment.rows}) < len(experiment.rows)
+            where, remedy = ("rows", "rename one") if rows else ("grid", "name them in rows")
+            raise UserError(f"experiments.{experiment.id}.{where}: two cells are called {twice!r}; {remedy}")
         _check_seeds(experiment, own)
         of_experiment[experiment.id] = own
         runs += own
@@ -113,26 +123,60 @@ def _check_seeds(experiment: Experiment, own: Sequence[Run]) -> None:
 def _recipe(plan: Plan, experiment: Experiment) -> dict[str, Any]:
     if experiment.recipe is None:
         return {}
-    beside, here = plan.folder / experiment.recipe, Path(experiment.recipe)
-    found = next((path for path in (beside, here, plan.folder.parent / here) if path.is_file()), None)
+    beside, here = plan.file.parent / experiment.recipe, Path(experiment.recipe)
+    found = next((path for path in (beside, here, plan.file.parent.parent / here) if path.is_file()), None)
     if found is None:
         raise UserError(f"experiments.{experiment.id}.recipe: no file {beside} and no file {here}")
     content = load_yaml(found)
-    for name in content:
+    with naming(found):
+        return _checked(content)
+
+
+def _checked(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """The sections of a recipe and its rows, as far as every recipe has them."""
+    for name in recipe:
         if name not in (*SECTIONS, "rows"):
-            raise UserError(f"{found}: {name}: no such section of a recipe; {nearest(str(name), SECTIONS)}")
-    return content
+            raise UserError(f"{name}: no such section of a recipe; {nearest(name, SECTIONS)}")
+    checked = {name: coerce(value, dict[str, Any] | None, name) for name, value in recipe.items()}
+    rows = checked.pop("rows", None) or {}
+    rows = {row: coerce(fields, dict[str, Any] | None, f"rows.{row}") or {} for row, fields in rows.items()}
+    for row, fields in rows.items():
+        if any(is_reference(value) for value in fields.values()):
+            raise UserError(f"rows.{row}: {{run: …}} is for a plan; write these rows into the experiment")
+    return {**checked, "rows": rows}
 
 
-def _cells(experiment: Experiment, recipe_rows: Mapping[str, Any] | None) -> Iterator[_Cell]:
-    rows = experiment.rows or {str(name): fields or {} for name, fields in (recipe_rows or {}).items()} or {"": {}}
+def _cells(experiment: Experiment, recipe_rows: Mapping[str, Mapping]) -> Iterator[_Cell]:
+    rows = experiment.rows or recipe_rows or {"": {}}
+    for row, fields in rows.items():
+        if twice := sorted(set(fields) & set(experiment.grid)):
+            raise UserError(f"experiments.{experiment.id}.rows.{row}.{twice[0]}: the grid sets it too; leave one out")
     task_field = VERBS[experiment.verb].task
     for (row, fields), *values in product(rows.items(), *experiment.grid.values()):
         chosen = {**experiment.overrides, **fields, **dict(zip(experiment.grid, values))}
         parts = [_slug(row)] if row else []
         parts += [_slug(value) for name, value in zip(experiment.grid, values) if name != task_field]
         task = _slug(chosen[task_field]) if task_field in experiment.grid else ""
+        _check_fields(experiment, chosen)
         yield _Cell(tuple(parts), task, chosen)
+
+
+def _check_fields(experiment: Experiment, names: Iterable[str]) -> None:
+    """Refuse what is no field of this verb's, or is not a plan's to set."""
+    where, verb = f"experiments.{experiment.id}", VERBS[experiment.verb]
+    allowed = SECTIONS if verb.takes_recipe else ("options",)
+    for name in names:
+        section, dot, _ = name.partition(".")
+        if section not in allowed or not dot:
+            hint = nearest(section, allowed) if verb.takes_recipe else f"{verb.name} takes options.name"
+            raise UserError(f"{where}.overrides.{name}: write section.field; {hint}")
+        if name in _OURS:
+            raise UserError(f"{where}.{name}: {_OURS[name]}")
+        option = name.partition(".")[2].replace("-", "_")
+        if not verb.takes_recipe and not re.fullmatch(r"[a-z][a-z_]*", option):  # an option, and nothing but one
+            raise UserError(f"{where}.overrides.{name}: no option of {verb.name} can be called so")
+        if not verb.takes_recipe and option in ("output", "help", *verb.refused):
+            raise UserError(f"{where}.overrides.{name}: not in a plan; call {verb.name} yourself for that")
 
 
 def _slug(value: Any) -> str:
@@ -145,17 +189,6 @@ def _run(
 ) -> Run:
     where = f"experiments.{experiment.id}"
     verb = VERBS[experiment.verb]
-    allowed = SECTIONS if verb.takes_recipe else ("options",)
-    for name in cell.fields:
-        section, dot, _ = str(name).partition(".")
-        if section not in allowed or not dot:
-            hint = nearest(section, allowed) if verb.takes_recipe else f"{verb.name} takes options.name"
-            raise UserError(f"{where}.overrides.{name}: write section.field; {hint}")
-        option = str(name).partition(".")[2].replace("-", "_")
-        if not verb.takes_recipe and not re.fullmatch(r"[a-z][a-z_]*", option):  # an option, and nothing but one
-            raise UserError(f"{where}.overrides.{name}: no option of {verb.name} can be called so")
-        if not verb.takes_recipe and option in ("output", "help", *verb.refused):
-            raise UserError(f"{where}.overrides.{name}: not in a plan; call {verb.name} yourself for that")
     inputs = {
         name: _referred(value["run"], seed, of_experiment, f"{where}.{name}").id
         for name, value in cell.fields.items()
@@ -165,6 +198,8 @@ def _run(
     if verb.takes_recipe:
         plain["training.seed"] = seed
     sections = set_fields(recipe, plain)
+    for count in _COUNTS:
+        coerce(dict(sections.get("training") or {}).get(count), int | None, f"{where}.training.{count}")
     variant = "-".join(cell.parts)
     name = ".".join(part for part in (experiment.id, variant, cell.task, f"s{seed}") if part)
     identity = _identity(verb, sections, inputs, seed if verb.repeats else None)

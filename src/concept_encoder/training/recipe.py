@@ -62,7 +62,8 @@ def _check_row_name(name: Any) -> None:
 
 def section(sections: Mapping[str, Any], name: str, cls: type[T]) -> T:
     """One section as its dataclass."""
-    return from_mapping(cls, sections.get(name), name)
+    required = "set it in the recipe, or as section.field=value"
+    return from_mapping(cls, sections.get(name), name, required)
 
 
 def model_config(fields: Mapping[str, Any] | None, **defaults: Any) -> ConceptEncoderConfig:

@@ -47,6 +47,28 @@ def write(where: Path, **fields) -> Path:
         ({"variables": {"HF_TOKEN": "hunter2"}}, "hosts.variables.HF_TOKEN: a secret"),
         ({"extras": ["cuda] evil"]}, "hosts.extras: 'cuda] evil' is no name of an extra"),
         ({"cpus_per_run": 0}, "hosts.cpus_per_run: 0 is too few"),
+        ({"cpus_per_run": 999_999_999}, "hosts.cpus_per_run: 999999999 is too many"),
+        ({"head": "a" * 5000}, "is no name of a host"),
+        (
+            {"head": {"ssh": "one", "address": "-oProxyCommand=x y"}},
+            "hosts.head.address: '-oProxyCommand=x y' is no name",
+        ),
+        ({"head": {"ssh": "one", "python": ""}}, "hosts.head.python: '' is no command"),
+        ({"workers": ["me@ONE"]}, "hosts.workers: one is given twice"),
+        (
+            {"workers": [{"ssh": "two", "address": "10.0.0.1"}, {"ssh": "three", "address": "10.0.0.1"}]},
+            "hosts.workers: 10.0.0.1 is given twice",
+        ),
+        ({"folder": "/a/../b"}, "hosts.folder: '/a/../b' is no plain path"),
+        ({"folder": "/a\nb"}, "hosts.folder: '/a\\nb' is no plain path"),
+        ({"storage": "://"}, "hosts.storage: '://' is no URL"),
+        ({"storage": "s3://b/x?secret_access_key=hunter2"}, "hosts.storage: holds a password"),
+        ({"ssh_config": "/nonexistent"}, "hosts.ssh_config: no file '/nonexistent'"),
+        ({"variables": {"A B": "x"}}, "hosts.variables: 'A B' is no name of a variable"),
+        ({"variables": {"": "x"}}, "hosts.variables: '' is no name of a variable"),
+        ({"variables": {"WANDB_KEY": "hunter2"}}, "hosts.variables.WANDB_KEY: a secret"),
+        ({"variables": {"DB_PASSWD": "hunter2"}}, "hosts.variables.DB_PASSWD: a secret"),
+        ({"variables": {"FOO": "hf_hunter2hunter2"}}, "hosts.variables.FOO: a secret"),
     ],
 )
 def test_mistakes_name_the_field(tmp_path, fields, message):
@@ -62,6 +84,14 @@ def test_hosts_take_what_is_said_for_all(tmp_path):
     )
     assert hosts.all == [Host("one", None, "python3.12"), Host("two", None, "python3.12"), Host("three", None, "py", 2)]
     assert hosts.token != load_hosts(shutil.copy(hosts.file, tmp_path / "other.yaml")).token
+
+
+def test_what_is_no_wheel_goes_to_no_host(tmp_path, capsys):
+    (tmp_path / "concept_encoder-1-py3-none-any.whl").write_text("no archive")
+    with pytest.raises(SystemExit) as stopped:
+        main(["plan", "hosts", "install", str(write(tmp_path)), "--wheel", str(next(tmp_path.glob("*.whl")))])
+    assert stopped.value.code == 2
+    assert "py3-none-any.whl: not a wheel of this project" in capsys.readouterr().err
 
 
 SOUND = {"python": [3, 11, 4], "venv": True, "nvidia": False, "gpus": [], "driver": "", "writable": True}

@@ -50,6 +50,8 @@ def _ray(asked: Asked) -> Engine:
 
     if asked.file is None:
         address = os.environ.get("RAY_API_SERVER_ADDRESS", "http://127.0.0.1:8265")  # Ray's own name and default
+        if not address.startswith(("http://", "https://")):
+            raise UserError(f"RAY_API_SERVER_ADDRESS: {address!r} is no address such as http://127.0.0.1:8265")
         return RayEngine(RayServer(lambda: address), slots=asked.slots, gpus=asked.gpus)
     from concept_encoder.lab.hosts.cluster import Cluster
     from concept_encoder.lab.hosts.hosts_file import load_hosts
@@ -70,9 +72,11 @@ ENGINES: dict[str, Callable[[Asked], Engine]] = {  # each imports what it needs
 
 def engine_name(on: str) -> str:
     """`ENGINE[:FILE]` in its one full form. Raises `UserError` when there is no such engine, or no such file."""
-    name, _, file = on.partition(":")
+    name, colon, file = on.partition(":")
     if name not in ENGINES:
-        raise UserError(f"--on {on}: no such engine; {nearest(name, ENGINES)}")
+        raise UserError(f"--on {on or repr(on)}: no such engine; {nearest(name, ENGINES)}")
+    if colon and not file:
+        raise UserError(f"--on {on}: names no file; leave the colon out, or name one after it")
     if file and not Path(file).is_file():
         raise UserError(f"--on {on}: no file {file}")
     return f"{name}:{Path(file).resolve()}" if file else name

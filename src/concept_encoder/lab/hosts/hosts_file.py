@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from concept_encoder.errors import UserError
-from concept_encoder.lab.failures import is_secret
+from concept_encoder.errors import UserError, naming, shown
+from concept_encoder.lab.failures import is_secret, mask
 from concept_encoder.settings import from_mapping, load_yaml
 
+_MOST = 10_000  # cores or GPUs of a host
 PORTS = 400  # that the cluster takes, from `port` on: Ray's own, then one for each worker process
 
 
@@ -34,12 +35,21 @@ class Host:
     cpus: int | None = None
 
     def __post_init__(self) -> None:
-        if not re.fullmatch(r"[A-Za-z0-9_][\w.@:%\[\]-]*", self.ssh):  # not an option of ssh, no word for a shell
-            raise ValueError(f"ssh: {self.ssh!r} is no name of a host")
+        for name in ("ssh", "address"):  # not an option of ssh, no word for a shell
+            value = getattr(self, name)
+            if value is not None and not re.fullmatch(r"[A-Za-z0-9_:\[][\w.@:%\[\]-]{0,254}", value):
+                raise ValueError(f"{name}: {shown(value)} is no name of a host")
+        if not re.match(r"[^\s-]", self.python) or not self.python.isprintable():
+            raise ValueError(f"python: {shown(self.python)} is no command; name an interpreter, such as python3.12")
         for name in ("gpus", "cpus"):
             value = getattr(self, name)
-            if value is not None and value < (name == "cpus"):
-                raise ValueError(f"{name}: {value} is too few")
+            if value is not None and not (name == "cpus") <= value <= _MOST:
+                raise ValueError(f"{name}: {value} is too {'many' if value > 0 else 'few'}")
+
+    @property
+    def same(self) -> set[str]:
+        """What no other host may share: its name as ssh takes it, without the user, and its address."""
+        return {name.rpartition("@")[2].lower() for name in (self.ssh, self.address) if name}
 
 
 @dataclass(frozen=True)
@@ -80,23 +90,34 @@ class Hosts:
         for name in ("folder", "environment"):
             value = getattr(self, name)
             if value is not None and not PurePosixPath(value).is_absolute():
-                raise ValueError(f"{name}: {value!r} is not an absolute path; it has to be the same on every host")
+                raise ValueError(f"{name}: {shown(value)} is not an absolute path; it has to be the same on every host")
+            if value is not None and (".." in PurePosixPath(value).parts or not value.isprintable()):
+                raise ValueError(f"{name}: {shown(value)} is no plain path; write it without '..' and line ends")
         if not 1024 <= self.port <= 65_535 - PORTS:
             raise ValueError(f"port: {self.port} is not between 1024 and {65_535 - PORTS}")
         for name in self.extras:
             if not re.fullmatch(r"[a-z][a-z0-9-]*", name):
-                raise ValueError(f"extras: {name!r} is no name of an extra, such as quickstart or cuda")
-        for name in self.variables:
-            if is_secret(name):
+                raise ValueError(f"extras: {shown(name)} is no name of an extra, such as quickstart or cuda")
+        if not 1 <= self.cpus_per_run <= _MOST:
+            raise ValueError(f"cpus_per_run: {self.cpus_per_run} is too {'many' if self.cpus_per_run > 0 else 'few'}")
+        if self.ssh_config is not None and not Path(self.ssh_config).is_file():
+            raise ValueError(f"ssh_config: no file {shown(self.ssh_config)}")
+        self._check_secrets()
+
+    def _check_secrets(self) -> None:
+        for name, value in self.variables.items():
+            if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+                raise ValueError(f"variables: {shown(name)} is no name of a variable, such as HF_HOME")
+            if is_secret(name) or mask(value) != value:
                 raise ValueError(
                     f"variables.{name}: a secret; every user of the cluster could read it, log in on the hosts"
                 )
-        if self.cpus_per_run < 1:
-            raise ValueError(f"cpus_per_run: {self.cpus_per_run} is too few")
-        if self.storage is not None and "://" not in self.storage:
-            raise ValueError(f"storage: {self.storage!r} is no URL such as s3://bucket/folder")
-        if self.storage is not None and re.search(r"://[^/]*@", self.storage):
+        if self.storage is None:
+            return
+        if re.search(r"://[^/]*@", self.storage) or "?" in self.storage or mask(self.storage) != self.storage:
             raise ValueError("storage: holds a password; put credentials into the hosts' environment or profile")
+        if not re.fullmatch(r"[a-z][a-z0-9+.-]*://\S*[^\s/]\S*", self.storage):
+            raise ValueError(f"storage: {shown(self.storage)} is no URL such as s3://bucket/folder")
 
     @property
     def all(self) -> list[Host]:
@@ -115,10 +136,8 @@ def load_hosts(path: str | Path) -> Hosts:
     """Read and check a hosts file. Raises `UserError` in one line that names file and field."""
     path = Path(path)
     content = load_yaml(path, "hosts")
-    try:
+    with naming(path):
         return _hosts(content, path)
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from error
 
 
 def _hosts(content: dict[str, Any], path: Path) -> Hosts:
@@ -129,10 +148,13 @@ def _hosts(content: dict[str, Any], path: Path) -> Hosts:
         each = enumerate(content["workers"])
         content["workers"] = [_host(raw, python, f"hosts.workers[{place}]") for place, raw in each]
     hosts = from_mapping(Hosts, content, "hosts", file=path)
-    names = [host.ssh for host in hosts.all]
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice:
-        raise UserError(f"hosts.workers: {twice} is given twice; every host once, the head not among the workers")
+    known: set[str] = set()
+    for host in hosts.all:
+        if twice := sorted(known & host.same):
+            raise UserError(
+                f"hosts.workers: {twice[0]} is given twice; every host once, the head not among the workers"
+            )
+        known |= host.same
     return hosts
 
 
@@ -140,5 +162,5 @@ def _host(raw: Any, python: Any, where: str) -> Host:
     if isinstance(raw, str):
         raw = {"ssh": raw}
     if not isinstance(raw, Mapping):
-        raise UserError(f"{where}: expected a name or fields, found {raw!r}")
+        raise UserError(f"{where}: expected a name or fields, found {shown(raw)}")
     return from_mapping(Host, {"python": python, **raw}, where)
