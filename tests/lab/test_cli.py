@@ -128,7 +128,7 @@ def test_a_run_that_left_the_plan_is_seen_and_stopped(capsys, program, write_pla
     _, out, _ = call(capsys, "status", str(file), *options)
     assert f"{left.name}: no longer in the plan" in out
     assert "1 running, 1 waiting" in out
-    code, out, _ = call(capsys, "stop", str(file), "a.s0", *options)
+    code, out, _ = call(capsys, "stop", str(file), left.name, *options)
     assert code == 0
     assert f"stopped  {left.name}: by request" in out
     assert store.state(left.id).state == "stopped"
@@ -150,6 +150,7 @@ def test_a_run_that_left_the_plan_is_seen_and_stopped(capsys, program, write_pla
         (["run", "PLAN", "--no-check", "--gpus", "4", "--store", "PLAN"], "is a file, or in one; name a folder"),
         (["hosts", "check", "nothing.yaml"], "nothing.yaml: no such hosts file"),
         (["stop", "PLAN"], "plan stop: name runs, or give --all"),
+        (["stop", "PLAN", "a", "--all"], "--all: given together with runs"),
     ],
 )
 def test_mistakes_get_one_line_and_exit_code_2(capsys, write_plan, tmp_path, monkeypatch, arguments, message):
@@ -194,6 +195,16 @@ def test_a_remembered_engine_whose_file_is_gone(capsys, write_plan, tmp_path):
     code, _, err = call(capsys, "check", str(write_plan({"id": "a"})), "--quick", "--store", str(store))
     assert code == 2
     assert f"{store} remembers where its runs are: --on ray:/gone.yaml: no file /gone.yaml" in err
+
+
+@pytest.mark.parametrize("name", ["", "a"])
+def test_only_the_whole_name_stops_a_run(capsys, write_plan, tmp_path, name):
+    store = Store(tmp_path / "store")
+    store.set_plan([State("1", "a.s0", "a")])
+    code, _, err = call(capsys, "stop", str(write_plan({"id": "a"})), name, "--store", str(store.folder))
+    assert code == 2
+    assert f"{name or repr(name)}: no run is called so; " in err
+    assert store.requests() == []
 
 
 def test_a_report_of_another_plan_is_refused(capsys, write_plan, tmp_path):

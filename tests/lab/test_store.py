@@ -65,7 +65,7 @@ def test_a_newer_store_and_a_damaged_one_are_refused(tmp_path):
         Store(tmp_path)
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "plan.db").write_text("this is no database, just text that is long enough to be read" * 30)
-    with pytest.raises(UserError, match="cannot be read as a store"):
+    with pytest.raises(UserError, match=r"plan\.db: damaged .*; move it away to start anew"):
         Store(tmp_path / "other")
     with pytest.raises(UserError, match="no store of a plan"):
         Store(tmp_path / "nowhere", create=False)
@@ -127,3 +127,55 @@ def test_a_thousand_runs_are_read_at_once(tmp_path):
     started = time.time()
     assert len(store.states()) == 1000
     print(f"{time.time() - started:.3f} s")
+
+
+@pytest.mark.parametrize(
+    ("statements", "message"),
+    [
+        (["UPDATE meta SET value = '2.0'"], "plan.db: damaged (no format)"),
+        (["DELETE FROM meta"], "plan.db: damaged (no format)"),
+        (["DROP TABLE requests"], "plan.db: damaged (no table requests)"),
+        (["DROP TABLE meta"], "plan.db: not a store of a plan"),
+    ],
+)
+def test_a_store_that_lacks_something_is_refused(tmp_path, statements, message):
+    Store(tmp_path).close()
+    with sqlite3.connect(tmp_path / "plan.db") as db:
+        for statement in statements:
+            db.execute(statement)
+    db.close()
+    with pytest.raises(UserError) as refused:
+        Store(tmp_path, create=False)
+    assert message in str(refused.value)
+
+
+def test_looking_writes_nothing_into_what_is_no_store(tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "plan.db").touch()
+    with sqlite3.connect(tmp_path / "plan.db") as db:
+        db.execute("CREATE TABLE other (x)")
+    db.close()
+    before = (tmp_path / "plan.db").read_bytes()
+    for folder, create in ((tmp_path / "empty", False), (tmp_path, False), (tmp_path, True)):
+        with pytest.raises(UserError, match=r"plan.db: not a store of a plan; name another folder with --store"):
+            Store(folder, create)
+    assert (tmp_path / "plan.db").read_bytes() == before
+    assert (tmp_path / "empty" / "plan.db").stat().st_size == 0
+    Store(tmp_path / "empty")  # a client that died as it made its store
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        ("attempt to write a readonly database", "--store: no permission to write"),
+        ("unable to open database file", "--store: no permission to write"),
+        ("database is locked", "plan.db: in use by another command"),
+    ],
+)
+def test_a_store_that_cannot_be_written_is_not_called_damaged(tmp_path, monkeypatch, said, message):
+    def refused(*_, **__):
+        raise sqlite3.OperationalError(said)
+
+    monkeypatch.setattr(sqlite3, "connect", refused)
+    with pytest.raises(UserError, match=message):
+        Store(tmp_path)

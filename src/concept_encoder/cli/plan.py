@@ -184,15 +184,19 @@ def _run_to_the_end(scheduler: Any) -> None:
 def stop(plan: str, run_names: tuple[str, ...], store: str | None, everything: bool) -> None:
     """Stop runs: they are asked to end (SIGINT, then SIGTERM), and killed after half a minute.
 
-    They stay stopped until plan run --retry. Waiting runs are taken off the list.
+    RUN is the whole name of one. They stay stopped until plan run --retry. Waiting runs are taken off the list.
     """
     from concept_encoder.lab.store import Store
 
     if not run_names and not everything:
         raise UserError("plan stop: name runs, or give --all")
+    if run_names and everything:
+        raise UserError("--all: given together with runs; give one of them")
     kept = Store(store_folder(plan, store), create=False)
     states = kept.all_states()
-    chosen = [find_run(states, name) for name in run_names] or [state for state in states if not state.final]
+    chosen = [find_run(states, name, whole=True) for name in run_names] or [
+        state for state in states if not state.final
+    ]
     for state in chosen:
         if state.final:
             click.echo(f"{state.name}: already {state.state}")
@@ -214,7 +218,7 @@ def _stop_here(plan: str, kept: Any) -> None:
     from concept_encoder.lab.scheduler import Scheduler
 
     with kept.lock():
-        scheduler = Scheduler(expand(load_plan(plan)), kept, open_engine(kept.engine), tell=click.echo)
+        scheduler = Scheduler(expand(load_plan(plan)), kept, open_engine(chosen_engine(None, kept)), tell=click.echo)
         scheduler.halted = "stopping"  # nothing starts
         while scheduler.tick() and scheduler.stopping:
             time.sleep(0.2)

@@ -1,5 +1,6 @@
 """What the commands of `plan` share: the plan, its store, and how a run is named."""
 
+import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -35,7 +36,7 @@ def store_before(plan: str, store: str | None) -> "Store | None":
     from concept_encoder.lab.store import Store
 
     folder = store_folder(plan, store)
-    return Store(folder, create=False) if (folder / "plan.db").is_file() else None
+    return Store(folder, create=False) if os.path.isfile(folder / "plan.db") else None
 
 
 def chosen_engine(on: str | None, before: "Store | None") -> str:

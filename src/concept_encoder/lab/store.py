@@ -10,6 +10,7 @@ store may be moved, and used from any working directory.
 import errno
 import json
 import os
+import re
 import socket
 import sqlite3
 import time
@@ -93,7 +94,7 @@ class Store:
     """The store in a folder; made when it is missing, unless `create` is False.
 
     Raises:
-        UserError: there is none, it was written by a newer version, or it is damaged.
+        UserError: there is none, it is not ours or not ours to write, was written by a newer version, or is damaged.
     """
 
     def __init__(self, folder: str | Path, create: bool = True):
@@ -106,15 +107,25 @@ class Store:
                 self.folder.mkdir(parents=True, exist_ok=True)
             except (FileExistsError, NotADirectoryError):
                 raise UserError(f"--store: {self.folder} is a file, or in one; name a folder") from None
+            except PermissionError:
+                raise UserError(f"--store: no permission to make {self.folder}; name a folder of yours") from None
         self._lock = FileLock(self.folder / "lock")
         try:
             self._db = sqlite3.connect(file, timeout=30, isolation_level=None)
             self._db.row_factory = sqlite3.Row
+            found = self._tables()
+            if "meta" not in found and (found or not create):
+                raise UserError(f"{file}: not a store of a plan; name another folder with --store")
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=NORMAL")
             self._prepare()
+            if missing := sorted(set(re.findall(r"CREATE TABLE (\w+)", _SCHEMA)) - self._tables()):
+                raise sqlite3.DatabaseError(f"no table {missing[0]}")
         except sqlite3.DatabaseError as error:
-            raise UserError(f"{file}: cannot be read as a store ({error}); move it away to start anew") from None
+            raise UserError(_problem(file, str(error))) from None
+
+    def _tables(self) -> set[str]:
+        return {row[0] for row in self._db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
 
     def _prepare(self) -> None:
         is_new = "SELECT 1 WHERE NOT EXISTS (SELECT 1 FROM sqlite_master WHERE name = 'meta')"
@@ -138,7 +149,10 @@ class Store:
 
     def _written(self) -> int:
         """The format of the file."""
-        return int(self._db.execute("SELECT value FROM meta WHERE name = 'format'").fetchone()[0])
+        row = self._db.execute("SELECT value FROM meta WHERE name = 'format'").fetchone()
+        if row is None or not str(row[0]).isdecimal():
+            raise sqlite3.DatabaseError("no format")
+        return int(row[0])
 
     def close(self) -> None:
         self._db.close()
@@ -300,3 +314,12 @@ class Store:
         values |= {name: json.loads(values[name]) for name in ("failures", "changes", "figures")}
         folder = row["folder"] and str(self.folder / "runs" / Path(row["folder"]).name)
         return State(**{**values, "folder": folder, **instead})
+
+
+def _problem(file: Path, said: str) -> str:
+    """What SQLite's words mean, and the remedy."""
+    if "readonly" in said or "unable to open" in said:
+        return f"--store: no permission to write {file}, which also looking on needs; ask its owner, or copy the folder"
+    if "locked" in said:
+        return f"{file}: in use by another command; give the same command again"
+    return f"{file}: damaged ({said}); move it away to start anew"
