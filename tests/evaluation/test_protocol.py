@@ -8,10 +8,11 @@ import pytest
 import yaml
 
 from concept_encoder.errors import TrainingDiverged, UserError
+from concept_encoder.evaluation.averages import AVERAGES, CORRELATION
 from concept_encoder.evaluation.compare import compare
 from concept_encoder.evaluation.evaluate import Evaluation
 from concept_encoder.evaluation.metrics import compute_all
-from concept_encoder.evaluation.outcome import outcome, record_of
+from concept_encoder.evaluation.outcome import _scores, outcome, record_of
 from concept_encoder.evaluation.protocol import LEARNING_RATES, Protocol, choose, content_of
 from concept_encoder.evaluation.runs import read_systems
 
@@ -321,6 +322,30 @@ def test_the_record_has_what_a_score_stands_beside(tmp_path):
     assert titles[0] == "Protocol"
     assert titles[1].startswith("Learning rates, by the score on the selection part")
     assert any(title == "via_decoder and bert-base, by task" for title in titles)
+
+
+def test_other_sides_are_shown_when_they_are_asked_for_and_only_then(tmp_path):
+    evaluation(tmp_path / "e", ("mnli", "mnli-mm"), seeds=1, fields={}).run(Trainer())
+    found = evaluation(tmp_path / "e", ("mnli",), seeds=1)
+    found.run(Trainer())
+    assert set(record_of(found)["systems"]["via_decoder"]["tasks"]) == {"mnli"}
+    found = evaluation(tmp_path / "set", ("mnli",), seeds=1, fields={"data.also": ["snli"]})
+    found.run(Trainer())
+    assert set(record_of(found)["systems"]["via_decoder"]["tasks"]) == {"mnli", "snli"}
+
+
+def test_the_record_has_averages_of_dev_sets_alone(tmp_path, write_run):
+    """It has every score that the test server's average takes, and is not on the test server."""
+    labels = np.arange(20) % 2
+    scores = {name: 0.5 for each in AVERAGES.values() for part in each.parts for name in part}
+    del scores[CORRELATION]  # Pearson's and Spearman's are there
+    for task in {name.split(".")[0] for name in scores} - {"boolq", "multirc", "wsc"}:
+        own = {name.split(".")[1]: value for name, value in scores.items() if name.split(".")[0] == task}
+        file = write_run(f"e/{task}", "rte", labels, labels, scores=own) / "result.json"
+        file.write_text(json.dumps({**json.loads(file.read_text()), "task": task}))
+        (file.parent / "predictions.json").unlink()
+    (system,) = read_systems([tmp_path / "e"])
+    assert set(_scores(system)["averages"]) == {"AVG8-acc", "AVG9-dev", "PLAN-avg"}
 
 
 def test_what_decides_numbers_is_in_the_name_and_nothing_else(tmp_path):

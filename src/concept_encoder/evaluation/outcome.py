@@ -25,7 +25,11 @@ def record_of(evaluation: Evaluation) -> dict[str, Any]:
     """`evaluation.json`: protocol, choices, failures, and every score with what it stands beside."""
     protocol = evaluation.protocol
     cells = list(protocol.cells())
-    found = _read((evaluation.folder, {cell.system: protocol.tasks for cell in cells}))
+    tasks: dict[str, set[str]] = {}
+    for cell in cells:
+        also = protocol.sections(cell)["data"].get("also") or ()
+        tasks.setdefault(cell.system, set()).update((cell.task, *also))
+    found = _read((evaluation.folder, tasks))
     return {
         "verb": "evaluate",
         "checkpoint": evaluation.checkpoint,
@@ -86,10 +90,11 @@ def _read(*evaluations: tuple[Path, Mapping[str, Collection[str]]]) -> list[Syst
     """The systems of evaluations: those named, with the tasks named, and nothing that an earlier command asked for."""
     asked = [(folder / name, tasks) for folder, systems in evaluations for name, tasks in systems.items() if tasks]
     asked = [(path, tasks) for path, tasks in asked if path.is_dir()]
-    return [
+    found = [
         replace(system, tasks={task: runs for task, runs in system.tasks.items() if task in tasks})
         for system, (_, tasks) in zip(read_systems([path for path, _ in asked]), asked)
     ]
+    return [system for system in found if system.tasks]
 
 
 def _own_name(system: System) -> str:
