@@ -42,6 +42,19 @@ def runs(tmp_path):
         ({"verb": "bench", "overrides": {"options.mode": "bdy"}}, "a.s0: options: .*'bdy' is not one of"),
         ({"verb": "bench", "overrides": {"options.mode": "body", "options.layer": 2}}, "a.s0: options: .*--layer"),
         ({"verb": "bench", "overrides": {"options.layers": 2}}, "a.s0: options: Missing argument"),
+        (
+            {"verb": "bench", "overrides": {"options.mode": "body", "options.models": "brt"}},
+            "a.s0: --models: no contest",
+        ),
+        (
+            {"verb": "bench", "overrides": {"options.mode": "body", "options.lengths": "abc"}},
+            "a.s0: --lengths: 'abc' is",
+        ),
+        ({"verb": "probe", "overrides": {"options.checkpoint": "/nowhere"}}, "a.s0: options.checkpoint: no file or fo"),
+        (
+            {"verb": "probe", "overrides": {"options.checkpoint": "a/b", "options.pairs": "./nowhere"}},
+            "a.s0: options.pairs: no file or folder ./nowhere",
+        ),
         ({"verb": "analyze", "overrides": {"options.checkpoint": "nowhere"}}, "a.s0: nowhere: no such checkpoint"),
     ],
 )

@@ -78,9 +78,9 @@ def command(**given) -> None:
         write_atomically(output, json.dumps(record, indent=1) + "\n")
 
 
-def _options(given: dict) -> "BenchOptions":  # noqa: F821
+def contestants_of(given: dict) -> tuple[list[str], list[int]]:
+    """The names of the contestants and the lengths, everything checked that needs neither texts nor a device."""
     from concept_encoder.bench.contestants import check_names
-    from concept_encoder.bench.run import BenchOptions
     from concept_encoder.errors import UserError
 
     if files := [name for name in _words(given["models"]) if name.endswith(".py")]:  # what runs code says so
@@ -91,14 +91,20 @@ def _options(given: dict) -> "BenchOptions":  # noqa: F821
     if given["peers"] and (wrong := [peer for peer in given["peers"] if not peer.endswith(".py")]):
         raise UserError(f"--peer: {wrong[0]!r} is no Python file; give FILE.py with build(sizes)")
     check_names(models)
-    profile = _words(given["profile"])
-    if absent := set(profile) - set(models):
+    if absent := set(_words(given["profile"])) - set(models):
         raise UserError(f"--profile: {min(absent)!r} is not in --models")
     try:
         lengths = [int(length) for length in _words(given["lengths"])]
     except ValueError:
         raise UserError(f"--lengths: {given['lengths']!r} is no list of numbers; write e.g. 128,512") from None
     _check_numbers(given, lengths)
+    return models, lengths
+
+
+def _options(given: dict) -> "BenchOptions":  # noqa: F821
+    from concept_encoder.bench.run import BenchOptions
+
+    models, lengths = contestants_of(given)
     sizes = Sizes(
         hidden_size=given["hidden_size"],
         num_layers=given["layers"],
@@ -118,7 +124,7 @@ def _options(given: dict) -> "BenchOptions":  # noqa: F821
         attention=given["attention"],
         compile=given["compiled"],
         memory=given["memory"],
-        profile=profile,
+        profile=_words(given["profile"]),
         sizes=sizes,
     )
 

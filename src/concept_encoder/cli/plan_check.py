@@ -140,6 +140,12 @@ def _options(run: Run, opened: set[str] | None) -> None:
         given = command.make_context(run.verb.name, words[words.index(run.verb.name) + 1 :]).params
     except click.UsageError as error:
         raise UserError(f"options: {' '.join(error.format_message().split())}") from None
+    if opened is not None:
+        _check_paths(run, given)
+    if run.verb.name == "bench":
+        from concept_encoder.cli.bench import contestants_of
+
+        contestants_of(given)
     if run.verb.name == "evaluate":
         from concept_encoder.cli.evaluate import protocol_of
         from concept_encoder.training.classifiers import find_checkpoint
@@ -157,6 +163,15 @@ def _options(run: Run, opened: set[str] | None) -> None:
 
         next(read_texts(source[0], source[1], split=source[2]), None)
         opened.add(repr(source))
+
+
+def _check_paths(run: Run, given: Mapping[str, Any]) -> None:
+    """Options that are paths here; a name without a folder may be one of the hub."""
+    for name in ("checkpoint", "compare", "pairs", "texts"):
+        value = given.get(name) or ""
+        is_path = value.startswith(("/", "./", "../")) and f"options.{name}" not in run.inputs
+        if is_path and not Path(value).exists():
+            raise UserError(f"options.{name}: no file or folder {value}")
 
 
 def measured_rates(states: Iterable[State]) -> Rates:
