@@ -240,3 +240,14 @@ def test_metrics_of_an_evaluation(tmp_path):
         assert found[f"{start}rte.shuffled.accuracy"] == 0.5
         assert found[f"{start}rte.baseline.majority-class.accuracy"] == 0.5
         assert found[f"{start}average.AVG8-acc"] == 61.0
+
+
+def test_half_an_evaluation_is_no_result_of_a_plan(tmp_path):
+    verb, task = VERBS["evaluate"], {"scores": {"accuracy": 0.6}}
+    system = {"tasks": {"rte": task, "cola": task}, "averages": {"AVG8-acc": 61.0}}
+    choices = [{"system": "via_decoder", "task": "rte", "diverged": {"rte.s3": "NaN"}}]
+    record = {"systems": {"via_decoder": system}, "choices": choices, "failed": {}}
+    (tmp_path / "evaluation.json").write_text(json.dumps(record))
+    assert set(metrics_of(verb, read_result(verb, tmp_path))) == {"cola.accuracy"}
+    (tmp_path / "evaluation.json").write_text(json.dumps({**record, "failed": {"cola.s1": "out of memory"}}))
+    assert read_result(verb, tmp_path) is None

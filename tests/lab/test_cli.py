@@ -164,6 +164,26 @@ def test_mistakes_get_one_line_and_exit_code_2(capsys, write_plan, tmp_path, mon
     assert not (tmp_path / "runs").exists(), "nothing is half-written"
 
 
+def test_gpus_of_others_are_not_taken(capsys, write_plan, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5")
+    file = str(write_plan({"id": "a", "resources": {"gpus": 3}}))
+    code, _, err = call(capsys, "run", file, "--gpus", "3", "--no-check")
+    assert code == 2
+    assert err == "error: --gpus: 3, but 2 are visible (CUDA_VISIBLE_DEVICES, nvidia-smi); ask for fewer\n"
+    assert call(capsys, "check", file, "--gpus", "3", "--quick")[0] == 0  # a machine to plan for
+
+
+def test_a_store_that_was_cut_off_as_it_was_made_is_made(capsys, program, write_plan, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "plan").mkdir(parents=True)
+    (tmp_path / "runs" / "plan" / "plan.db").touch()
+    file = write_plan({"id": "a", "overrides": {"data.fake": "ok"}})
+    code, out, err = call(capsys, "run", str(file), "--no-check", "--store", "runs/plan")
+    assert code == 0, err
+    assert "1 done" in out
+
+
 def test_a_run_that_is_refused_leaves_no_store(capsys, write_plan, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     code, _, err = call(capsys, "run", str(write_plan({"id": "a"})))

@@ -229,6 +229,13 @@ def test_an_average_needs_all_its_tasks():
     assert reports(reported(VERBS["evaluate"], {"options": {"suite": "glue"}}), "average.AVG8-acc")
 
 
+def test_defaults_of_training_are_left_out_where_nothing_trains(write_plan):
+    defaults = {"overrides": {"training.precision": "bf16", "options.device": "cpu"}}
+    probe = {"id": "p", "verb": "probe", "recipe": None, "overrides": {"options.checkpoint": "runs/mine"}}
+    (run,) = expand(load_plan(write_plan(probe, defaults=defaults)))
+    assert run.sections["options"] == {"device": "cpu", "checkpoint": "runs/mine"}
+
+
 def test_a_plan_cannot_run_code(write_plan):
     file = write_plan(A)
     file.write_text(file.read_text() + "reference: !!python/object/apply:os.system ['touch hacked']\n")

@@ -170,6 +170,7 @@ def test_looking_writes_nothing_into_what_is_no_store(tmp_path):
         ("attempt to write a readonly database", "--store: no permission to write"),
         ("unable to open database file", "--store: no permission to write"),
         ("database is locked", "plan.db: in use by another command"),
+        ("database or disk is full", "plan.db: database or disk is full; free some space"),
     ],
 )
 def test_a_store_that_cannot_be_written_is_not_called_damaged(tmp_path, monkeypatch, said, message):

@@ -1,5 +1,6 @@
 """`concept-encoder plan check | run | stop | report`: a research plan, run to its end."""
 
+import os
 import sys
 from contextlib import ExitStack
 from pathlib import Path
@@ -132,6 +133,7 @@ def run(
     kept = store_before(plan, store)
     on = chosen_engine(on, kept)
     engine = open_engine(on, slots, gpus)
+    unseen = on == "local" and _unseen_gpus(gpus or 0)
     cost(loaded, runs, engine.room)
     with ExitStack() as held:
         if kept is not None:
@@ -145,8 +147,8 @@ def run(
             kept = Store(store_folder(plan, store))
             held.enter_context(kept.lock())
         kept.set_engine(on)
-        if on == "local":
-            _note_gpus(gpus or 0)
+        if unseen:
+            click.echo("note: no GPU can be listed here; a run that finds none trains on the CPU", err=True)
         scheduler = Scheduler(runs, kept, engine, retry, tell=lambda line: click.echo(printable(line), err=True))
         _run_to_the_end(scheduler)
     show_counts(scheduler.states.values())
@@ -155,13 +157,14 @@ def run(
     sys.exit(1 if any(state.state == "failed" for state in scheduler.states.values()) else 0)
 
 
-def _note_gpus(asked: int) -> None:
+def _unseen_gpus(asked: int) -> bool:
+    """Whether GPUs are asked for and none can be listed; more than are listed are refused, as they are somebody's."""
     from concept_encoder.lab.engines.local import visible_gpus
 
-    if asked > (seen := len(visible_gpus())):
-        click.echo(
-            f"note: --gpus {asked}, but {seen} can be seen here; a run that finds none trains on the CPU", err=True
-        )
+    seen = len(visible_gpus())
+    if asked > seen and (seen or "CUDA_VISIBLE_DEVICES" in os.environ):
+        raise UserError(f"--gpus: {asked}, but {seen} are visible (CUDA_VISIBLE_DEVICES, nvidia-smi); ask for fewer")
+    return asked > seen
 
 
 def _run_to_the_end(scheduler: Any) -> None:

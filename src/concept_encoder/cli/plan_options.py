@@ -1,6 +1,5 @@
 """What the commands of `plan` share: the plan, its store, and how a run is named."""
 
-import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -34,9 +33,10 @@ def store_folder(plan: str, store: str | None) -> Path:
 def store_before(plan: str, store: str | None) -> "Store | None":
     """The store, where there is one already."""
     from concept_encoder.lab.store import Store
+    from concept_encoder.lab.store_file import is_begun
 
     folder = store_folder(plan, store)
-    return Store(folder, create=False) if os.path.isfile(folder / "plan.db") else None
+    return Store(folder, create=False) if is_begun(folder) else None
 
 
 def chosen_engine(on: str | None, before: "Store | None") -> str:

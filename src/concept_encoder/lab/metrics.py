@@ -43,11 +43,13 @@ def metrics_of(verb: Verb, result: Mapping[str, Any]) -> dict[str, float]:
         }
     if verb.name == "evaluate":  # of several heads, each by its name: cls_query.mnli.accuracy
         systems, found = result.get("systems") or {}, {}
+        lost = {(each["system"], each["task"]) for each in result.get("choices") or () if each.get("diverged")}
         for system, each in systems.items():
             start = f"{system}." if len(systems) > 1 else ""
             for task, scores in each["tasks"].items():
-                found |= _scores(f"{start}{task}", scores)
-            found |= dict(_numbers(each["averages"], f"{start}average."))
+                found |= {} if (system, task) in lost else _scores(f"{start}{task}", scores)
+            if system not in {name for name, _ in lost}:  # seeds that survive do not stand for all
+                found |= dict(_numbers(each["averages"], f"{start}average."))
         return found
     if verb.name != "finetune":
         return dict(_numbers(result, ""))

@@ -258,8 +258,9 @@ def _experiment(raw: Any, place: int, defaults: Mapping[str, Any]) -> Experiment
 
 def _leave_out_training(merged: dict[str, Any], raw: Mapping[str, Any], where: str) -> None:
     """Take the defaults that only a training has out of an experiment that trains nothing, and refuse its own."""
-    if "overrides" not in raw:
-        merged.pop("overrides", None)
+    mine, both = raw.get("overrides") or {}, merged.get("overrides")
+    if isinstance(mine, Mapping) and isinstance(both, Mapping):
+        merged["overrides"] = {k: v for k, v in both.items() if k in mine or str(k).startswith("options.")}
     own = raw.get("early")
     for name in own if isinstance(own, Mapping) else ():
         if name != "budget":

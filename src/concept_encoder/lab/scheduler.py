@@ -56,7 +56,7 @@ class Scheduler:
             if state.state in again:
                 anew = {"failures": {}, "since": time.time(), "spent": state.seconds}
                 forgiven = anew if state.state != "skipped" else {}
-                store.move(state, "waiting", "tried again" if forgiven else "looked at again", **forgiven)
+                store.move(state, "waiting", "", **forgiven)
         self._experiments = {run.experiment.id: run.experiment for run in runs}
         self.readiness = Readiness(runs, self.states, self.metrics)
         self._waiting = [id for id in unique if self.states[id].state == "waiting"]

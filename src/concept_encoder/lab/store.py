@@ -7,15 +7,13 @@ A change is one transaction, so `kill -9` leaves the state before it or after it
 store may be moved, and used from any working directory.
 """
 
-import errno
 import json
 import os
-import re
 import socket
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,9 +21,9 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from concept_encoder.errors import UserError
+from concept_encoder.lab.store_file import open_file, transaction
 from concept_encoder.records import write_atomically
 
-FORMAT = 2  # 1 had no `since` and `spent`, and whole paths as folders, of which the last part counts
 FINAL = ("done", "failed", "stopped", "skipped")
 _CHANGES = {  # from -> to
     "waiting": ("running", "done", "stopped", "skipped"),
@@ -35,19 +33,6 @@ _CHANGES = {  # from -> to
     "stopped": ("waiting",),
     "done": (),
 }
-_SCHEMA = """
-CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT);
-CREATE TABLE runs (
-    id TEXT PRIMARY KEY, name TEXT NOT NULL, experiment TEXT NOT NULL, state TEXT NOT NULL DEFAULT 'waiting',
-    reason TEXT NOT NULL DEFAULT '', stopping TEXT NOT NULL DEFAULT '', attempt INTEGER NOT NULL DEFAULT 0,
-    failures TEXT NOT NULL DEFAULT '{}', changes TEXT NOT NULL DEFAULT '{}', figures TEXT NOT NULL DEFAULT '{}',
-    folder TEXT NOT NULL DEFAULT '', gpus INTEGER NOT NULL DEFAULT 0, steps INTEGER,
-    started REAL, ended REAL, seconds REAL NOT NULL DEFAULT 0, since REAL NOT NULL DEFAULT 0,
-    spent REAL NOT NULL DEFAULT 0);
-CREATE TABLE planned (place INTEGER PRIMARY KEY, id TEXT NOT NULL, name TEXT NOT NULL, experiment TEXT NOT NULL);
-CREATE TABLE events (seq INTEGER PRIMARY KEY, time REAL NOT NULL, id TEXT NOT NULL, state TEXT NOT NULL, reason TEXT);
-CREATE TABLE requests (seq INTEGER PRIMARY KEY, name TEXT NOT NULL);
-"""
 
 
 @dataclass
@@ -99,77 +84,15 @@ class Store:
 
     def __init__(self, folder: str | Path, create: bool = True):
         self.folder = Path(folder)
-        file = self.folder / "plan.db"
-        if not create and not file.is_file():
-            raise UserError(f"{self.folder}: no store of a plan; start one with concept-encoder plan run")
-        if create:
-            try:
-                self.folder.mkdir(parents=True, exist_ok=True)
-            except (FileExistsError, NotADirectoryError):
-                raise UserError(f"--store: {self.folder} is a file, or in one; name a folder") from None
-            except PermissionError:
-                raise UserError(f"--store: no permission to make {self.folder}; name a folder of yours") from None
+        self._db = open_file(self.folder, create)
         self._lock = FileLock(self.folder / "lock")
-        try:
-            self._db = sqlite3.connect(file, timeout=30, isolation_level=None)
-            self._db.row_factory = sqlite3.Row
-            found = self._tables()
-            if "meta" not in found and (found or not create):
-                raise UserError(f"{file}: not a store of a plan; name another folder with --store")
-            self._db.execute("PRAGMA journal_mode=WAL")
-            self._db.execute("PRAGMA synchronous=NORMAL")
-            self._prepare()
-            if missing := sorted(set(re.findall(r"CREATE TABLE (\w+)", _SCHEMA)) - self._tables()):
-                raise sqlite3.DatabaseError(f"no table {missing[0]}")
-        except sqlite3.DatabaseError as error:
-            raise UserError(_problem(file, str(error))) from None
-
-    def _tables(self) -> set[str]:
-        return {row[0] for row in self._db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-
-    def _prepare(self) -> None:
-        is_new = "SELECT 1 WHERE NOT EXISTS (SELECT 1 FROM sqlite_master WHERE name = 'meta')"
-        if self._db.execute(is_new).fetchone():
-            with self.transaction():
-                if self._db.execute(is_new).fetchone():  # nobody was faster
-                    for statement in _SCHEMA.split(";\n"):
-                        self._db.execute(statement)
-                    self._db.execute("INSERT INTO meta VALUES ('format', ?)", (str(FORMAT),))
-        if self._written() < FORMAT:
-            with self.transaction():
-                if self._written() < FORMAT:
-                    for name in ("since", "spent"):
-                        self._db.execute(f"ALTER TABLE runs ADD COLUMN {name} REAL NOT NULL DEFAULT 0")
-                    self._db.execute("UPDATE meta SET value = ? WHERE name = 'format'", (str(FORMAT),))
-        if self._written() > FORMAT:
-            raise UserError(
-                f"{self.folder}: the store has format {self._written()}, this version reads up to {FORMAT}; "
-                "update concept-encoder, or choose another folder with --store"
-            )
-
-    def _written(self) -> int:
-        """The format of the file."""
-        row = self._db.execute("SELECT value FROM meta WHERE name = 'format'").fetchone()
-        if row is None or not str(row[0]).isdecimal():
-            raise sqlite3.DatabaseError("no format")
-        return int(row[0])
 
     def close(self) -> None:
         self._db.close()
 
-    @contextmanager
-    def transaction(self) -> Iterator[None]:
+    def transaction(self) -> AbstractContextManager[None]:
         """What is written inside is written whole or not at all."""
-        try:
-            self._db.execute("BEGIN IMMEDIATE")
-            yield
-            self._db.execute("COMMIT")
-        except BaseException as error:
-            if self._db.in_transaction:
-                self._db.execute("ROLLBACK")
-            if isinstance(error, sqlite3.OperationalError) and "full" in str(error):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.folder / "plan.db")) from None
-            raise
+        return transaction(self._db, self.folder)
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -314,12 +237,3 @@ class Store:
         values |= {name: json.loads(values[name]) for name in ("failures", "changes", "figures")}
         folder = row["folder"] and str(self.folder / "runs" / Path(row["folder"]).name)
         return State(**{**values, "folder": folder, **instead})
-
-
-def _problem(file: Path, said: str) -> str:
-    """What SQLite's words mean, and the remedy."""
-    if "readonly" in said or "unable to open" in said:
-        return f"--store: no permission to write {file}, which also looking on needs; ask its owner, or copy the folder"
-    if "locked" in said:
-        return f"{file}: in use by another command; give the same command again"
-    return f"{file}: damaged ({said}); move it away to start anew"

@@ -81,9 +81,10 @@ def torchrun(gpus: int) -> list[str]:
 
 
 def read_result(verb: Verb, folder: Path) -> dict[str, Any] | None:
-    """The final numbers of a run, or None as long as there are none (or only a damaged file)."""
+    """The final numbers of a run, or None as long as there are none (or not all, or only a damaged file)."""
     try:
         found = json.loads((folder / verb.result).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return found if isinstance(found, dict) else None
+    whole = isinstance(found, dict) and not (verb.name == "evaluate" and found.get("failed"))  # given again, they run
+    return found if whole else None
