@@ -102,10 +102,20 @@ def test_a_run_goes_on_with_half_the_micro_batch(sections, tmp_path, monkeypatch
     with pytest.raises(MemoryError):
         train(sections, tmp_path / "halves", save_every=3)
     monkeypatch.undo()
-    halves = train(sections, tmp_path / "halves", save_every=3, micro_batch_size=2)
+    on_device, step = [], ConceptTrainer.training_step
+
+    def count_texts(self, model, inputs, *args):
+        on_device.append(len(inputs["input_ids"]))
+        return step(self, model, inputs, *args)
+
+    monkeypatch.setattr(ConceptTrainer, "training_step", count_texts)
+    halves = train(sections, tmp_path / "halves", save_every=3, micro_batch_size=4)
+    lines = map(json.loads, (halves / "metrics.jsonl").read_text().splitlines())
+    assert [line["step"] for line in lines if "loss" in line] == [1, 2, 3, 4, 5, 6]  # started anew, 1 to 3 came twice
+    assert on_device == [4] * 6
     losses = [[m["loss"] for m in read_metrics(run) if "loss" in m] for run in (whole, halves)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
-    assert yaml.safe_load((halves / "recipe.yaml").read_text())["training"]["micro_batch_size"] == 2
+    assert yaml.safe_load((halves / "recipe.yaml").read_text())["training"]["micro_batch_size"] == 4
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])

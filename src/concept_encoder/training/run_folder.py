@@ -69,7 +69,8 @@ class RunFolder:
     def _check(self) -> None:
         file = self.path / "recipe.yaml"
         if file.is_file():
-            difference = _first_difference(_read_recipe(file), self.recipe)
+            finished = (self.path / "result.json").is_file()
+            difference = _first_difference(_read_recipe(file), self.recipe, finished)
             if difference:
                 raise UserError(
                     f"training.output_dir: {self.path} holds another run ({difference}); choose another folder"
@@ -93,11 +94,22 @@ def _read_recipe(file: Path) -> dict[str, Any]:
     return recipe
 
 
-def _first_difference(old: dict[str, Any], new: dict[str, Any]) -> str | None:
+def _first_difference(old: dict[str, Any], new: dict[str, Any], finished: bool) -> str | None:
+    free = {("training", field) for field in _MAY_DIFFER}
+    if not finished:  # what else a model is scored on is read at the end
+        free.add(("data", "also"))
+    if _origin(old) == _origin(new) is not None:
+        free.add(("model", "checkpoint"))
     for section in {**old, **new}:
         before, after = old.get(section) or {}, new.get(section) or {}
         for field in {**before, **after}:
-            changed = before.get(field) != after.get(field)
-            if changed and not (section == "training" and field in _MAY_DIFFER):
+            if before.get(field) != after.get(field) and (section, field) not in free:
                 return f"its {section}.{field} is {before.get(field)!r}, not {after.get(field)!r}"
     return None
+
+
+def _origin(recipe: dict[str, Any]) -> str | None:
+    """The checkpoint that a run starts from, as seen from the run: the same when both were moved together."""
+    checkpoint = (recipe.get("model") or {}).get("checkpoint")
+    folder = (recipe.get("training") or {}).get("output_dir")
+    return os.path.relpath(str(checkpoint), str(folder)) if checkpoint and folder else None
