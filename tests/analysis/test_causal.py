@@ -83,6 +83,9 @@ def test_only_concepts_that_exist_are_shuffled_and_averaged():
     assert swapped.flatten().tolist() == [3, 0, 2, 0, 4, 5]  # concept 1 exists once: nothing to swap with, so zeroed
     pairs = causal.shuffled(torch.ones(3, dtype=torch.bool), apart=2)(z_BCD, mask_BC)
     assert pairs.flatten().tolist() == [0, 0, 2, 0, 4, 5]  # one pair: a text gets not even its partner's
+    some_BC = torch.tensor([[1, 1, 1], [1, 1, 0], [1, 0, 1], [1, 1, 1]], dtype=torch.bool)
+    pairs = causal.shuffled(torch.ones(3, dtype=torch.bool), apart=2)(torch.arange(12.0).reshape(4, 3, 1), some_BC)
+    assert pairs.squeeze(2).tolist() == [[6, 0, 0], [9, 0, 5], [0, 7, 0], [3, 0, 0]]  # three: one would be a partner's
     report = causal.dependence(Subject("counting", Counting(mask_BC), tokenizer=None), [batch_of(1, 3)])
     assert report["each"]["mean"][2] is None
 

@@ -47,9 +47,10 @@ def averaged(which_C: Tensor) -> Intervention:
 
 
 def shuffled(which_C: Tensor, apart: int = 1) -> Intervention:
-    """Concepts taken from the next text of the batch that has them, `apart` rows away (2 for pairs of texts).
+    """Concepts taken from another text of the batch: of the texts that have one, the `apart`-th before (2 for pairs).
 
-    Where no other text (or pair) has a concept, it is zeroed: kept, it would not be taken away at all.
+    Where fewer than `2 * apart` texts have a concept, it is zeroed: it would come from the text itself, or from the
+    other text of its pair.
     """
 
     def swap(z_BCD: Tensor, mask_BC: Tensor | None) -> Tensor:
@@ -57,7 +58,7 @@ def shuffled(which_C: Tensor, apart: int = 1) -> Intervention:
         for concept in torch.nonzero(which_C[: z_BCD.shape[1]]).flatten().tolist():
             rows = torch.arange(len(z_BCD)) if mask_BC is None else torch.nonzero(mask_BC[:, concept]).flatten()
             taken = z_BCD[rows.roll(apart), concept]
-            swapped_BCD[rows, concept] = taken if len(rows) > apart else torch.zeros_like(taken)
+            swapped_BCD[rows, concept] = taken if len(rows) >= 2 * apart else torch.zeros_like(taken)
         return swapped_BCD
 
     return swap
