@@ -100,6 +100,7 @@ def test_a_failed_task_is_named_and_the_exit_code_says_so(here, capsys, tmp_path
     assert "failed: rte.via_decoder.3e-05.s0" in err
     assert "no score: rte (via_decoder)" in err
     assert "Runs that failed" in out
+    assert "the same command tries again what failed, and nothing else" in err
     assert json.loads((tmp_path / "evaluation" / "evaluation.json").read_text())["systems"] == {}
 
 
@@ -115,6 +116,8 @@ def test_a_seed_that_diverges_is_a_failure(here, capsys, tmp_path, monkeypatch):
     code, out, err = run(capsys, *asked)
     assert code == 1
     assert "diverged at the chosen rate: topics.csv.via_decoder.0.01.s1" in err
+    assert "tries again" not in err
+    assert f"is not tried again, unless its folder is deleted in {tmp_path / 'evaluation' / '.runs'}" in err
     assert "1 of 2 seeds diverged" in " ".join(out.replace("│", " ").split())
     code, out, _ = run(capsys, *asked, "--dry-run")
     assert code == 0

@@ -2,6 +2,7 @@
 
 import json
 import math
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -240,6 +241,40 @@ def test_mnli_is_trained_again_at_its_chosen_rate_alone_when_more_is_asked_of_it
     twice = Trainer()
     evaluation(tmp_path / "e", **{**options, **changes}).run(twice)
     assert twice.made == []
+
+
+@pytest.mark.parametrize("stop", [UserError("no HANS here"), KeyboardInterrupt()])
+def test_a_finished_run_stands_until_it_was_made_again(tmp_path, stop):
+    class Stopped(Trainer):
+        def __call__(self, run, folder):
+            self.made.append(run.name)
+            (folder / "checkpoints").mkdir(parents=True)
+            raise stop
+
+    options = {"seeds": 3, "learning_rates": (1e-4, 3e-4)}
+    evaluation(tmp_path / "e", ("mnli",), **options).run(Trainer())
+    found, train = evaluation(tmp_path / "e", ("mnli", "hans"), **options), Stopped()
+    with suppress(KeyboardInterrupt):
+        found.run(train)
+    assert len(train.made) == 1, "of the other seeds it cannot be had either"
+    assert read_systems([tmp_path / "e"])[0].seeds("mnli") == [0, 1, 2]
+    (again,) = (tmp_path / "e/.runs").glob(".*.again")
+    (again / "checkpoints").rmdir()
+    found = evaluation(tmp_path / "e", ("mnli", "hans"), **options)
+    found.run(Trainer())
+    assert {state for *_, state in found.planned()} == {"done"}
+    assert not list((tmp_path / "e/.runs").glob(".*"))
+
+
+def test_what_starts_from_an_mnli_run_that_diverged_has_diverged(tmp_path):
+    options = {"tasks": ("mnli", "rte"), "seeds": 2, "mnli_first": True}
+    found, again = evaluation(tmp_path / "e", **options), Trainer()
+    found.run(Trainer(mnli_via_decoder_0_0003_s1=TrainingDiverged("nan")))
+    assert found.failed == {}
+    evaluation(tmp_path / "e", **options).run(again)
+    assert again.made == []
+    (_, _, late) = record_of(found)["choices"]
+    assert list(late["diverged"].values()) == ["its MNLI run diverged"]
 
 
 @pytest.mark.parametrize(

@@ -65,7 +65,7 @@ def command(checkpoint: str, output: str | None, twin: str | None, **options: An
     if problems := [line for evaluation in evaluations for line in _problems(evaluation)]:
         for line in problems:
             click.echo(line, err=True)
-        click.echo("the same command tries again what failed, and nothing else", err=True)
+        click.echo(_remedy(evaluations), err=True)
         raise SystemExit(1)
 
 
@@ -88,6 +88,14 @@ def _problems(evaluation: "Evaluation") -> Iterator[str]:
         yield from (f"diverged at the chosen rate: {name}: {why}" for name, why in evaluation.lost(cell).items())
         if evaluation.chosen(cell) is None:
             yield f"no score: {cell.task} ({cell.system})"
+
+
+def _remedy(evaluations: Sequence["Evaluation"]) -> str:
+    """How to get what has no score."""
+    if any(evaluation.failed for evaluation in evaluations):
+        return "the same command tries again what failed, and nothing else"
+    folders = [str(evaluation.folder / ".runs") for evaluation in evaluations if any(_problems(evaluation))]
+    return f"what diverged is not tried again, unless its folder is deleted in {' or '.join(folders)}"
 
 
 def protocol_of(options: dict[str, Any], heads: tuple[str, ...], longest: int | None = None) -> "Protocol":

@@ -1,6 +1,7 @@
 """The runs of a protocol in a folder: made once, gone on with after a kill, and linked where `compare` and `gap` read.
 
 FOLDER/.runs/TASK.SYSTEM.RATE.sSEED-HASH    every run, named by its content: that of the grid too
+FOLDER/.runs/.NAME.again                    a finished run being made again, as more is asked of it; then it replaces it
 FOLDER/SYSTEM/TASK/seedN                    links to the runs of the chosen rate, of what was asked last
 FOLDER/protocol.json                        what was asked; evaluation.json, report.md, report.html: what came out
 """
@@ -133,15 +134,19 @@ class Evaluation:
                 shutil.rmtree(self._folder(run) / "checkpoints", ignore_errors=True)
         for run in runs:
             self._make(run, train, chosen=True)
+            if run.name in self.failed and self._is_done(run):
+                break  # what was asked on top of its scores cannot be had: of the other seeds neither
         self._link(cell, [run for run in runs if self._state(run)])
 
     def _make(self, run: Run, train: Train, chosen: bool = False) -> None:
+        self._replace(run)  # a kill may have come before it
         if self._state(run, chosen):
             return
-        folder = self._folder(run)
-        if self._is_done(run):
-            shutil.rmtree(folder)  # its scores are known, but weights or the scores of another side are asked for
+        # Of a finished run, weights or the scores of another side are asked for: it stands until it was made again.
+        folder = self._again(run) if self._is_done(run) else self._folder(run)
         try:
+            if run.cell.after_mnli and self._has_diverged(self._before(run.cell, run.seed)):
+                raise TrainingDiverged("its MNLI run diverged")
             train(run, folder)
         except TrainingDiverged as error:
             also = run.sections["data"].get("also") or ()
@@ -150,9 +155,17 @@ class Evaluation:
         except Exception as error:  # whatever it is, the other runs are not to be lost
             message = str(error).strip() or type(error).__name__
             self.failed[run.name] = " ".join(message.split())[:500]
+        self._replace(run)
         needed = self.keep_checkpoints or (self._leads_on(run.cell) and not self._has_diverged(run))
         if self._state(run) and not needed:
-            shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+            shutil.rmtree(self._folder(run) / "checkpoints", ignore_errors=True)
+
+    def _replace(self, run: Run) -> None:
+        """A run that was made again, to its end, takes the place of what it was."""
+        again = self._again(run)
+        if (again / "result.json").is_file() or (again / DIVERGED).is_file():
+            shutil.rmtree(self._folder(run), ignore_errors=True)
+            os.replace(again, self._folder(run))
 
     def _grid(self, cell: Cell) -> list[Run]:
         """The runs of the first seed; none yet for what starts from MNLI before MNLI's rate is chosen."""
@@ -169,11 +182,15 @@ class Evaluation:
     def _planned(self, cell: Cell, rate: float, seed: int) -> Run:
         checkpoint, start = self.checkpoint, self.content
         if cell.after_mnli:  # each seed from the MNLI run of the same seed, so that both stages vary
-            before = self._planned(_mnli(cell), self.chosen(_mnli(cell)), seed)
+            before = self._before(cell, seed)
             checkpoint, start = str(self._folder(before)), before.identity
         fields = {"model.checkpoint": checkpoint, "training.learning_rate": rate, "training.seed": seed}
         sections = set_fields(self.protocol.sections(cell), fields)
         return Run(cell, rate, seed, start, sections, self.whole(sections))
+
+    def _before(self, cell: Cell, seed: int) -> Run:
+        """The MNLI run that one starts from."""
+        return self._planned(_mnli(cell), self.chosen(_mnli(cell)), seed)
 
     def _leads_on(self, cell: Cell) -> bool:
         """Whether other runs start from those of this cell."""
@@ -193,6 +210,9 @@ class Evaluation:
 
     def _folder(self, run: Run) -> Path:
         return self.folder / ".runs" / run.name
+
+    def _again(self, run: Run) -> Path:
+        return self.folder / ".runs" / f".{run.name}.again"
 
     def _state(self, run: Run, chosen: bool = False) -> str:
         """Whether a run is "done" or "diverged"; "" where something is to do; the chosen rate's leave more."""
