@@ -160,18 +160,75 @@ def test_other_tasks_beside_the_shared_ones_are_noted(write_run):
     assert found.differences[0].found.p == 1
 
 
+def change(run, file="predictions.json", **fields):
+    found = json.loads((run / file).read_text())
+    (run / file).write_text(json.dumps({**found, **fields}))
+
+
+def other_order(run):
+    change(run, label_names=["b", "a"])
+    change(run.parent / "good", label_names=["a", "b"])
+
+
+def result(what, **fields):
+    return lambda run: change(run, "result.json", **fields), f"result.json: damaged: {what}"
+
+
+def predictions(what, **fields):
+    return lambda run: change(run, **fields), f"predictions.json: damaged: {what}"
+
+
+def written(file, text, what):
+    return lambda run: (run / file).write_text(text), f"{file}: damaged: {what}"
+
+
+HALF = [0, 1] * 19
+BAD_FILES = [
+    *(written(file, "[" * 100_000, "is not JSON") for file in ("result.json", "predictions.json", "diverged.json")),
+    written("result.json", "{", "is not JSON"),
+    written("predictions.json", "5", "holds 5, expected fields"),
+    *(result(f"scores.accuracy is {value!r}, expected a number from 0 to 1 or null", scores={"accuracy": value})
+      for value in (60, -0.5, float("nan"), float("inf"), True, "high")),
+    result("scores.pearson is -2, expected a number from -1 to 1", scores={"pearson": -2}),
+    result("scores.bleu is no metric", scores={"bleu": 0.5}),
+    result("scores is 'high', expected fields", scores="high"),
+    result("task is 5, expected a name", task=5),
+    result("kind is 'rank', expected one of", kind="rank"),
+    result(r"examples is \[1\], expected fields", examples=[1]),
+    result("examples.validation is -1, expected a count", examples={"validation": -1}),
+    result(r"baselines is \[0.5\], expected fields", baselines=[0.5]),
+    result("baselines.guess is 0.5, expected fields", baselines={"guess": 0.5}),
+    result("controls.zeroed.accuracy is 60, expected a number", controls={"zeroed": {"accuracy": 60}}),
+    predictions("labels is {}, expected a list", labels={}),
+    predictions("labels is 'ab', expected a list", labels="ab"),
+    *(predictions(rf"predictions\[38\] is {shown}, expected a class from 0 to 9999", predictions=[*HALF, value, 1])
+      for value, shown in ((0.5, "0.5"), (float("nan"), "nan"), (None, "None"), ("a", "'a'"), ([1], r"\[1\]"),
+                           (True, "True"), (-1, "-1"), (10**400, "1000.*"))),
+    predictions(r"predictions\[38\] is 2, expected a class from 0 to 1",
+                predictions=[*HALF, 2, 1], label_names=["a", "b"]),
+    predictions(r"label_names is \['a', 'a'\], expected", label_names=["a", "a"]),
+    written("recipe.yaml", "a: [", "is not YAML"),
+    written("recipe.yaml", "training: [1]", r"training is \[1\], expected fields"),
+    written("recipe.yaml", "model: mine", "model is 'mine', expected fields"),
+    written("recipe.yaml", "model: {checkpoint: 5}", "model.checkpoint is 5, expected a name"),
+    *(written("recipe.yaml", f"training: {{seed: {seed}}}", f"training.seed is {seed}, expected a whole number")
+      for seed in ("'one'", -1)),
+    *(written("diverged.json", json.dumps({"tasks": tasks}), "tasks is .*, expected a list of names")
+      for tasks in ("rte", 5, [["rte"]])),
+]  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
         (lambda run: (run / "result.json").unlink(), "holds no result.json; has the run finished?"),
-        (lambda run: (run / "result.json").write_text("{"), "result.json: damaged"),
-        (lambda run: (run / "recipe.yaml").write_text("a: ["), "recipe.yaml: damaged"),
         (lambda run: (run / "result.json").write_text('{"verb": "pretrain"}'), "holds no scores of a task"),
+        (lambda run: change(run, "result.json", kind="regression"), "rte is regression, in .*good classification"),
+        (other_order, "has other classes of rte, or in another order, than .*good; compare runs with"),
         (lambda run: change(run, predictions=[0, 1]), "2 predictions for 40 labels"),
         (lambda run: change(run, labels=[0] * 39, predictions=[0] * 39), "39 labels, but result.json counts 40"),
-        (lambda run: change(run, predictions=[float("nan")] * 40), "a prediction is not a number"),
         (lambda run: change(run, labels=[0] * 40), "other held-out examples of rte"),
-        (lambda run: change(run, labels={}), "holds no lists"),
+        *BAD_FILES,
     ],
 )
 def test_bad_folders_are_one_line(write_run, spoil, message):
@@ -182,11 +239,6 @@ def test_bad_folders_are_one_line(write_run, spoil, message):
         compared(good, bad)
     assert "\n" not in str(caught.value)
     assert str(bad) in str(caught.value)
-
-
-def change(run, **fields):
-    found = json.loads((run / "predictions.json").read_text())
-    (run / "predictions.json").write_text(json.dumps({**found, **fields}))
 
 
 def test_what_cannot_be_compared_is_refused(write_run, tmp_path):
@@ -254,3 +306,21 @@ def test_tags_are_compared_text_by_text(tmp_path):
     change(folders[0], labels=labels, predictions=[text[:1] for text in wrong])
     with pytest.raises(UserError, match="1 predictions for 3 labels"):
         compared(*folders)
+    for spoilt, what in (
+        ([[3, *text[1:]] for text in labels], r"predictions\[0\]\[0\] is 3, expected a class from 0 to 2"),
+        ([text[0] for text in labels], r"predictions\[0\] is 1, expected a list with a class for each word"),
+        ([[] for _ in labels], "predictions has no word"),
+    ):
+        change(folders[0], predictions=spoilt)
+        with pytest.raises(UserError, match=f"predictions.json: damaged: {what}"):
+            compared(*folders)
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"), [(float("inf"), "inf"), ("1.5", "'1.5'"), (None, "None"), (10**400, "1000.*")]
+)
+def test_values_to_predict_are_numbers(write_run, value, shown):
+    folder = write_run("mine", "stsb", np.arange(5.0), np.arange(5.0))
+    change(folder, labels=[0, 1, 2, 3, value])
+    with pytest.raises(UserError, match=rf"predictions.json: damaged: labels\[4\] is {shown}, expected a number"):
+        compared(folder)

@@ -48,7 +48,7 @@ def read_record(folder: Path) -> dict[str, Any]:
         found = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{folder}: holds no {ABOUT}; has the evaluation finished?") from None
-    except ValueError:
+    except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict) or "choices" not in found:
         raise UserError(f"{file}: damaged; give the command of the evaluation again")

@@ -6,7 +6,6 @@ A run's folder holds `result.json` (`task`, `kind`, `scores`, `baselines`, `cont
 leaves `diverged.json` in place of a result: the scores of the others do not stand for it.
 """
 
-import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -14,23 +13,20 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import yaml
-
 from concept_encoder.errors import UserError
 from concept_encoder.evaluation.metrics import why_undefined
+from concept_encoder.evaluation.run_files import (
+    Predictions,
+    Recipe,
+    Scores,
+    read_diverged,
+    read_json,
+    read_predictions,
+    read_recipe,
+    read_result,
+)
 
-Scores = dict[str, float | None]
 DIVERGED = "diverged.json"
-
-
-@dataclass(frozen=True)
-class Predictions:
-    """Of each held-out example: the label and what the run predicted; where words are labelled, a list of each."""
-
-    labels: list[Any]
-    predictions: list[Any]
-    label_names: list[str] | None
 
 
 @dataclass(frozen=True)
@@ -83,6 +79,8 @@ def read_systems(folders: Sequence[str | Path]) -> list[System]:
     Raises:
         UserError: a folder without a result, damaged files, two runs of one task and seed, the same folder twice.
     """
+    if "" in folders:  # as a path it is the working folder
+        raise UserError("RUN: is empty; name the folder of a run")
     paths = [Path(folder) for folder in folders]
     seen: set[Path] = set()
     for path in paths:
@@ -96,7 +94,7 @@ def read_runs(folder: Path) -> list[Run]:
     """The run in `folder`, or all runs on tasks in the folders below it."""
     if not folder.is_dir():
         raise UserError(f"{folder}: no such run folder")
-    results = [(path, _read_json(path / "result.json")) for path in _run_folders(folder)]
+    results = [(path, read_json(path / "result.json")) for path in _run_folders(folder)]
     runs = [_run(path, result) for path, result in results if _has_scores(result)]
     if not runs and results:
         verb = results[0][1].get("verb", "another verb")
@@ -107,9 +105,19 @@ def read_runs(folder: Path) -> list[Run]:
 
 
 def check_same_examples(runs: Sequence[Run]) -> None:
-    """Raises `UserError` for runs on one task that were not scored on the same held-out examples."""
+    """Raises `UserError` for runs on one task of two kinds, or not scored on the same classes and held-out examples."""
+    for one, other in pairwise(runs):
+        if one.kind != other.kind:
+            raise UserError(
+                f"{other.folder}: {other.task} is {other.kind}, in {one.folder} {one.kind}; compare like runs"
+            )
     first, *others = [run for run in runs if run.predictions is not None] or [None]
     for run in others:
+        if _classes_differ(run.predictions, first.predictions):
+            raise UserError(
+                f"{run.folder}: has other classes of {run.task}, or in another order, than {first.folder}; "
+                "compare runs with the same label_names"
+            )
         if run.predictions.labels == first.predictions.labels:
             continue
         if run.kind == "token_classification" and _cut_elsewhere(run.predictions.labels, first.predictions.labels):
@@ -122,6 +130,10 @@ def check_same_examples(runs: Sequence[Run]) -> None:
             f"{run.folder}: was scored on other held-out examples of {run.task} than {first.folder}; "
             "compare runs with the same data section"
         )
+
+
+def _classes_differ(one: Predictions, other: Predictions) -> bool:
+    return None not in (one.label_names, other.label_names) and one.label_names != other.label_names
 
 
 def _cut_elsewhere(labels: list[list[int]], others: list[list[int]]) -> bool:
@@ -141,85 +153,29 @@ def _run_folders(folder: Path, holding: str = "result.json") -> Iterator[Path]:
 
 def _diverged(folder: Path) -> dict[str, int]:
     """Of each task, the runs that diverged (`diverged.json`: its `tasks`)."""
-    found = [_read_json(path / DIVERGED) for path in _run_folders(folder, DIVERGED)]
-    return dict(Counter(task for each in found for task in each.get("tasks", ())))
+    found = [read_diverged(path / DIVERGED) for path in _run_folders(folder, DIVERGED)]
+    return dict(Counter(task for tasks in found for task in tasks))
 
 
-def _run(folder: Path, result: dict[str, Any]) -> Run:
-    recipe = _read_recipe(folder / "recipe.yaml")
-    predictions = _read_predictions(folder / "predictions.json")
-    examples = (result.get("examples") or {}).get("validation", 0)
-    if predictions is not None and examples and len(predictions.labels) != examples:
-        count = len(predictions.labels)
-        raise UserError(f"{folder}/predictions.json: {count} labels, but result.json counts {examples} examples")
-    return Run(
-        folder=folder,
-        task=result["task"],
-        kind=result.get("kind", "classification"),
-        seed=(recipe.get("training") or {}).get("seed"),
-        checkpoint=_origin(folder, recipe),
-        scores=result["scores"],
-        baselines=result.get("baselines") or {},
-        controls=result.get("controls") or {},
-        examples=examples,
-        predictions=predictions,
-    )
+def _run(folder: Path, found: dict[str, Any]) -> Run:
+    result = read_result(folder / "result.json", found)
+    recipe = read_recipe(folder / "recipe.yaml")
+    predictions = read_predictions(folder / "predictions.json", result)
+    return Run(folder, **vars(result), seed=recipe.seed, checkpoint=_origin(folder, recipe), predictions=predictions)
 
 
 def _has_scores(result: dict[str, Any]) -> bool:
-    return isinstance(result.get("task"), str) and isinstance(result.get("scores"), dict)
+    return "task" in result and "scores" in result
 
 
-def _origin(folder: Path, recipe: dict[str, Any]) -> str | None:
+def _origin(folder: Path, recipe: Recipe) -> str | None:
     """The checkpoint of a recipe, or that of the fine-tuned run which it names; an evaluation has that run beside it,
     wherever the evaluation was moved."""
-    checkpoint = (recipe.get("model") or {}).get("checkpoint")
+    checkpoint = recipe.checkpoint
     for place in (Path(checkpoint), folder.resolve().parent / Path(checkpoint).name) if checkpoint else ():
-        before = (_read_recipe(place / "recipe.yaml").get("model") or {}).get("checkpoint")
-        if before:
+        if before := read_recipe(place / "recipe.yaml").checkpoint:
             return before
     return checkpoint
-
-
-def _read_predictions(file: Path) -> Predictions | None:
-    if not file.is_file():
-        return None
-    found = _read_json(file)
-    labels, predictions = found.get("labels"), found.get("predictions")
-    if not isinstance(labels, list) or not isinstance(predictions, list) or not labels:
-        raise UserError(f"{file}: holds no lists of labels and predictions; give the run again in a new folder")
-    pairs = [(predictions, labels)]
-    if isinstance(labels[0], list):
-        pairs += zip(predictions, labels)
-    for side, asked in pairs:
-        if len(side) != len(asked):
-            raise UserError(f"{file}: {len(side)} predictions for {len(asked)} labels; give one each")
-    flat = predictions if not isinstance(labels[0], list) else [value for text in predictions for value in text]
-    if not np.isfinite(np.asarray(flat, float)).all():
-        raise UserError(f"{file}: a prediction is not a number; has training diverged?")
-    return Predictions(labels, predictions, found.get("label_names"))
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, UnicodeDecodeError):
-        found = None
-    if not isinstance(found, dict):
-        raise UserError(f"{file}: damaged; delete it and give the run's command again")
-    return found
-
-
-def _read_recipe(file: Path) -> dict[str, Any]:
-    if not file.is_file():
-        return {}
-    try:
-        found = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError):
-        found = None
-    if not isinstance(found, dict):
-        raise UserError(f"{file}: damaged; give the run again in a new folder")
-    return found
 
 
 def _by_task(runs: Sequence[Run]) -> dict[str, list[Run]]:
