@@ -1,6 +1,7 @@
 """`compare` and `gap` as a user gives them."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -71,7 +72,18 @@ def test_gap_of_runs_and_of_published_rows(capsys, systems):
         (["compare"], "Missing argument 'RUN...'"),
         (["compare", "nowhere"], "nowhere: no such run folder"),
         (["compare", "TWIN", "TWIN"], "given twice"),
-        (["compare", "TWIN", "--output", "table.pdf"], "table.pdf says no format; end it in .md, .html, .tex"),
+        (
+            ["compare", "TWIN", "--output", "table.pdf"],
+            "table.pdf is not the name of a page; end it in .md, .html, .tex",
+        ),
+        (
+            ["compare", "TWIN", "--output", "result.json", "--format", "markdown"],
+            "result.json is not the name of a page",
+        ),
+        (["compare", "TWIN", "--output", "folder.md"], "--output: folder.md is a folder"),
+        (["gap", "--output", "pipe.md"], "--output: pipe.md is no regular file; name another"),
+        (["compare", ""], "RUN: is empty; name the folder of a run"),
+        (["gap", ""], "RUN: is empty; name the folder of a run"),
         (["compare", "TWIN", "--output", "nowhere/table.md"], "--output: nowhere is no folder"),
         (["compare", "TWIN", "--output", "t.md", "--format", "terminal"], "--format: terminal goes to no file"),
         (
@@ -82,7 +94,10 @@ def test_gap_of_runs_and_of_published_rows(capsys, systems):
         (["gap", "TWIN", "--reference", "bert"], "bert: no published row of that name; did you mean"),
     ],
 )
-def test_mistakes_get_one_line_and_exit_code_2(capsys, systems, arguments, message):
+def test_mistakes_get_one_line_and_exit_code_2(capsys, systems, tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder.md").mkdir()
+    os.mkfifo(tmp_path / "pipe.md")
     code, _, err = run(capsys, *(systems[0] if word == "TWIN" else word for word in arguments))
     assert code == 2
     assert message in err

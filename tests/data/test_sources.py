@@ -81,6 +81,7 @@ def test_lone_surrogates_are_replaced(tmp_path):
         ),
         ("a.csv", b"id,body\n1,b\n", "a.csv:1: no column 'text'; columns: id, body"),
         ("a.csv", b"id,text\n1,b,c\n", "a.csv:2: 3 fields under a header of 2"),
+        ("a.csv", b"text,text\nb,c\n", "a.csv:1: column 'text' stands twice; rename one"),
         ("a.tsv", b'id\ttext\n1\t"b" c\n', "a.tsv:2: not valid CSV"),
         ("a.txt", b"\n\n", "holds no rows"),
         ("a.txt", b"", "holds no rows"),

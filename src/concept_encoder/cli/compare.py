@@ -10,7 +10,7 @@ import click
 @click.option(
     "--format", "kind", type=click.Choice(["terminal", "markdown", "html", "latex"]), help="[default: by --output]"
 )
-@click.option("--output", type=click.Path(), help="Write to a file: .md, .html or .tex.")
+@click.option("--output", type=click.Path(), help="Write to a file that ends in .md, .html or .tex.")
 def command(runs: tuple[str, ...], kind: str | None, output: str | None) -> None:
     """Compare fine-tuned systems task by task, each with the first.
 

@@ -17,7 +17,8 @@ def check_output(kind: str | None, output: str | None) -> tuple[str, Path | None
     """The format and the file, before any work is done.
 
     Raises:
-        UserError: a file whose name says no format, or in a folder that is not there.
+        UserError: a file whose name is not that of a page, or in a folder that is not there. Any other name may be
+            that of a result, and what is written replaces it.
     """
     if output is None:
         return kind or "terminal", None
@@ -26,8 +27,10 @@ def check_output(kind: str | None, output: str | None) -> tuple[str, Path | None
         raise UserError(f"--output: {file.parent} is no folder")
     if file.is_dir():
         raise UserError(f"--output: {file} is a folder; name a file in it")
-    if kind is None and file.suffix not in _SUFFIXES:
-        raise UserError(f"--output: {file.name} says no format; end it in {', '.join(_SUFFIXES)} or give --format")
+    if file.suffix not in _SUFFIXES:
+        raise UserError(f"--output: {file.name} is not the name of a page; end it in {', '.join(_SUFFIXES)}")
+    if file.exists() and not file.is_file():
+        raise UserError(f"--output: {file} is no regular file; name another")
     if kind == "terminal":
         raise UserError("--format: terminal goes to no file; choose markdown, html or latex")
     return kind or _SUFFIXES[file.suffix], file

@@ -108,6 +108,8 @@ def local_files(source: str, config: str | None = None, split: str = "train") ->
     """The files that hold `source`, or None when it has to come from the hub."""
     if mirrored := _mirrored(source, config, split):
         return mirrored
+    if not source:  # as a path it is the working folder
+        raise UserError("source: is empty; name a file, a folder or a data set of the hub")
     path = Path(source).expanduser()
     if path.is_dir():
         files = sorted(file for file in path.rglob("*") if file.is_file() and _suffix(file) in SUFFIXES)
@@ -225,6 +227,7 @@ def _read_csv(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict]]:
     try:
         header = next(reader, [])
         _check_columns(f"{path}:1", columns, header)
+        _check_once(f"{path}:1", columns, header)
         for record in reader:
             if len(record) not in (0, len(header)):
                 problem = f"{len(record)} fields under a header of {len(header)}"
@@ -241,6 +244,7 @@ def _read_parquet(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dic
     try:
         with pq.ParquetFile(path, pre_buffer=False) as file:  # buffers are kept to the end: a whole file in memory
             _check_columns(str(path), columns, file.schema_arrow.names)
+            _check_once(str(path), columns, file.schema_arrow.names)
             for batch in file.iter_batches(batch_size=256, columns=list(columns)):
                 for values in batch.to_pylist():
                     number += 1
@@ -282,6 +286,12 @@ def _check_columns(where: str, wanted: Sequence[str], found: Any) -> None:
     for name in wanted:
         if name not in found:
             raise UserError(f"{where}: no column {name!r}; columns: {', '.join(map(str, found)) or 'none'}")
+
+
+def _check_once(where: str, wanted: Sequence[str], header: Sequence[str]) -> None:
+    for name in wanted:
+        if header.count(name) > 1:
+            raise UserError(f"{where}: column {name!r} stands twice; rename one")
 
 
 def clean_text(value: Any) -> Any:

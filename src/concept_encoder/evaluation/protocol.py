@@ -67,6 +67,8 @@ class Protocol:
             raise UserError("--set: data.selection_fraction is what rates are chosen on; give a share, such as 0.1")
         if not self.tasks:
             raise UserError("--task: name a task, or --suite glue")
+        if self.own_files:
+            self._check_own_name()
         for task in self.tasks:
             if task not in TASKS and not self.own_files:
                 raise UserError(f"--task: no task {task!r}; {nearest(task, TASKS)}")
@@ -87,6 +89,16 @@ class Protocol:
                 )
         if self.mnli_first and not ("mnli" in self.tasks and set(AFTER_MNLI) & set(self.tasks)):
             raise UserError(f"--mnli-first: needs mnli and one of {', '.join(AFTER_MNLI)} among the tasks; add --task")
+
+    def _check_own_name(self) -> None:
+        """Files of one's own are one task, whose name becomes that of a folder (one with a dot in front is hidden)."""
+        if len(self.tasks) > 1:
+            raise UserError(
+                f"--task: data.train is one task, and {len(self.tasks)} are named; give one --task, or none"
+            )
+        name = self.tasks[0]
+        if not name or name.startswith(".") or set(name) & set("/\\\0"):
+            raise UserError(f"--task: {name!r} cannot name a folder; give a name without / and no dot in front")
 
     @property
     def own_files(self) -> bool:

@@ -4,6 +4,7 @@ import pytest
 
 from concept_encoder.data.tasks.config import TaskConfig
 from concept_encoder.data.tasks.load import load_task, tokenize_examples
+from concept_encoder.data.tasks.minimal_pairs import read_minimal_pairs
 from concept_encoder.data.tasks.table import TASKS
 from concept_encoder.data.tokenizer import train_tokenizer
 from concept_encoder.errors import UserError
@@ -154,6 +155,9 @@ def test_max_examples_and_hold_out_are_fixed(jsonl):
         ),
         (rows([0.5, 1.0]), {}, "train.jsonl:1: column 'label' holds 0.5, which is no class"),
         (rows([[1], [2]]), {}, "holds [1], which is no class"),
+        (rows([0, 10**400]), {}, "train.jsonl:2: column 'label' holds 1000"),
+        (rows([0, 10**400]), {"kind": "regression"}, "train.jsonl:2: column 'label' holds 1000"),
+        (rows([0, float("inf")]), {}, "holds inf, which is no class"),
         (rows([1, 1]), {}, "every training row has the label 1"),
         (rows([0, 1]), {"label": "class"}, "no column 'class'; columns: text, label"),
         (rows([0, 1]), {"text": "label"}, "column 'label' holds 0, expected text"),
@@ -177,6 +181,8 @@ def test_a_label_unseen_in_training(jsonl):
         ({}, "task: name a task"),
         ({"task": "cola", "train": "x"}, "task: name a task"),
         ({"task": "colla"}, "task: no task 'colla'; did you mean 'cola'"),
+        ({"train": ""}, "train: is empty; name a file, or leave it out"),
+        ({"train": "x.csv", "validation": ""}, "validation: is empty; name a file, or leave it out"),
         ({"task": "cola", "max_length": 1}, "max_length"),
         ({"task": "cola", "max_examples": 0}, "max_examples"),
         ({"task": "cola", "validation_fraction": 1.0}, "validation_fraction"),
@@ -242,3 +248,16 @@ def test_a_selection_part_has_rows_on_both_sides(jsonl, fraction, expected):
     with pytest.raises(ValueError, match="selection_fraction") as caught:
         load_task(from_mapping(TaskConfig, {"train": path, "validation": path, "selection_fraction": fraction}, "data"))
     assert expected in str(caught.value)
+
+
+def test_paradigms_are_named_by_their_whole_stems(tmp_path):
+    for name in ("v1.adjunct.csv", "v1.island.csv", "v1.0/a.csv", "v1.0/b.csv"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(f"sentence_good,sentence_bad\n{name},b\n")
+    found = read_minimal_pairs(str(tmp_path))
+    assert {name: pairs[0].good for name, pairs in found.items()} == {
+        "v1.adjunct": "v1.adjunct.csv", "v1.island": "v1.island.csv", "v1.0/a": "v1.0/a.csv", "v1.0/b": "v1.0/b.csv"
+    }  # fmt: skip
+    (tmp_path / "v1.island.jsonl").write_text('{"sentence_good": "a", "sentence_bad": "b"}\n')
+    with pytest.raises(UserError, match=r"v1.island.jsonl: is paradigm 'v1.island', as .*v1.island.csv is; rename one"):
+        read_minimal_pairs(str(tmp_path))

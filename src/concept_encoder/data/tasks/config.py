@@ -43,6 +43,9 @@ class TaskConfig:
     max_examples: int | None = None
 
     def __post_init__(self) -> None:
+        for name in ("train", "validation"):
+            if getattr(self, name) == "":
+                raise ValueError(f"{name}: is empty; name a file, or leave it out")
         if (self.task is None) == (self.train is None):
             raise ValueError("task: name a task, or give your own files as train (and validation)")
         if self.task is not None and self.task not in TASKS:

@@ -1,12 +1,11 @@
 """From the labels that files hold to class numbers."""
 
-import math
 import re
 import textwrap
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from concept_encoder.errors import UserError
+from concept_encoder.errors import UserError, shown
 
 ClassValue = int | str
 
@@ -19,9 +18,9 @@ def class_value(label: Any, where: str, remedy: str) -> ClassValue:
     if isinstance(label, str):
         label = label.strip()
         return int(label) if re.fullmatch(r"-?\d{1,9}", label) and str(int(label)) == label else label
-    if isinstance(label, int | float) and math.isfinite(label) and label == int(label):
+    if isinstance(label, int | float) and abs(label) < 2**63 and label == int(label):  # JSON's numbers have no end
         return int(label)
-    raise UserError(f"{where} holds {label!r}, which is no class; {remedy}")
+    raise UserError(f"{where} holds {shown(label)}, which is no class; {remedy}")
 
 
 class ClassNumbers:

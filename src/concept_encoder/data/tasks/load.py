@@ -21,7 +21,7 @@ from concept_encoder.data.tasks.config import TaskConfig
 from concept_encoder.data.tasks.labels import ClassNumbers, class_value
 from concept_encoder.data.tasks.table import TASKS, Kind, Task
 from concept_encoder.data.tasks.tagging import TaggedExamples, TaggedRecord
-from concept_encoder.errors import UserError
+from concept_encoder.errors import UserError, shown
 
 logger = logging.getLogger(__name__)
 
@@ -251,10 +251,10 @@ def _is_unlabeled(label: Any, kind: Kind) -> bool:
 def _number(record: _Record, task: Task) -> float:
     try:
         number = float(record.label)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = math.nan
     if not math.isfinite(number):
-        problem = f"column {task.label!r} holds {record.label!r}, expected a number"
+        problem = f"column {task.label!r} holds {shown(record.label)}, expected a number"
         raise UserError(f"{record.where}: {problem}; classes need data.kind=classification")
     return number
 

@@ -24,17 +24,27 @@ def read_minimal_pairs(source: str = BLIMP, limit: int | None = None) -> dict[st
         limit: no more pairs of a paradigm, those whose text has the smallest hash.
 
     Raises:
-        UserError: nothing there, a column that is missing, or a sentence that is no text.
+        UserError: nothing there, a column that is missing, a sentence that is no text, or two files of one name.
     """
     folder = Path(source).expanduser()
     if folder.exists():
-        names = {str(path.relative_to(folder) if folder.is_dir() else path.name): path for path in local_files(source)}
-        found = {name.partition(".")[0]: _pairs(str(path), None) for name, path in names.items()}
+        files: dict[str, Path] = {}
+        for path in local_files(source):
+            name = _name(path.relative_to(folder) if folder.is_dir() else Path(path.name))
+            if name in files:
+                raise UserError(f"{path}: is paradigm {name!r}, as {files[name]} is; rename one")
+            files[name] = path
+        found = {name: _pairs(str(path), None) for name, path in files.items()}
     else:
         found = {name: _pairs(source, name) for name in configs(source)}
     if limit is None:
         return found
     return {name: sorted(pairs, key=lambda pair: share("\n".join(pair)))[:limit] for name, pairs in found.items()}
+
+
+def _name(path: Path) -> str:
+    """Without what says the kind of file: `v1.island` for `v1.island.jsonl.gz`."""
+    return str((path.with_suffix("") if path.suffix.lower() == ".gz" else path).with_suffix(""))
 
 
 def _pairs(source: str, config: str | None) -> list[Pair]:
