@@ -17,7 +17,7 @@ def command(runs: tuple[str, ...], kind: str | None, output: str | None) -> None
     A RUN is the folder of a finetune run, or a folder with many of them: several seeds, several tasks. Every score
     stands beside its interval, its baselines and its concept controls; every difference has an interval over seeds and
     examples, a p-value corrected for all the questions asked at once, and a verdict. Fewer than five seeds settle
-    nothing: the verdict says so, and how many would.
+    nothing: the verdict says so, and from two seeds on how many would.
     """
     from concept_encoder.cli.write_tables import check_output, write_tables
     from concept_encoder.evaluation.compare import compare

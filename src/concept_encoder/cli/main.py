@@ -74,7 +74,7 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         sys.exit(cli.main(args=arguments, prog_name="concept-encoder", standalone_mode=False) or 0)
     except (click.exceptions.Abort, KeyboardInterrupt):
-        _stop("interrupted; give the same command again: training goes on from its last checkpoint", 130)
+        _stop("interrupted; give the same command again: what trains goes on from its last checkpoint", 130)
     except click.UsageError as error:
         command = error.ctx.command_path if error.ctx else "concept-encoder"
         _stop(f"{error.format_message()} (see {command} --help)", 2)

@@ -11,7 +11,7 @@ from concept_encoder.errors import UserError
 @click.command("status")
 @plan_argument
 @store_option
-@click.option("--all", "everything", is_flag=True, help="Every run, not only those that run, wait next or went wrong.")
+@click.option("--all", "everything", is_flag=True, help="Every run; else of those that wait or are done a few.")
 def status(plan: str, store: str | None, everything: bool) -> None:
     """Where the runs of a plan stand."""
     from concept_encoder.cli.plan_table import status_table
