@@ -30,4 +30,4 @@ def test_an_interrupt_promises_no_checkpoint_where_nothing_is_trained(capsys, mo
     with pytest.raises(SystemExit) as stopped:
         main.main(["analyze", "run"])
     assert stopped.value.code == 130
-    assert "give the same command again: training goes on" in capsys.readouterr().err
+    assert "give the same command again: what trains goes on" in capsys.readouterr().err

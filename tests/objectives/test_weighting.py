@@ -231,7 +231,7 @@ def test_effective_rank_of_known_cases():
         ),
         ({"concept_loss": "t_regs", "loss_weighting": "gradnorm"}, "objective.loss_weighting: 'gradnorm' needs"),
         ({"concept_loss_weight": 0}, "objective.concept_loss_weight: 0.0 is not positive"),
-        ({"concept_loss_weight": "nan"}, "objective.concept_loss_weight: nan is not positive"),
+        ({"concept_loss_weight": "nan"}, "objective.concept_loss_weight: expected a number, found 'nan'"),
         ({"rank_target": 64}, "objective.rank_target: 64.0 is not a share"),
         ({"task_share_floor": 1}, "objective.task_share_floor: 1.0 is not a share below 1"),
         ({"on_low_task_share": "panic"}, "objective.on_low_task_share: 'panic' is not one of warn, stop"),
