@@ -86,7 +86,7 @@ def _closed(cuts: Tensor, end: int) -> Tensor:
 def sdpa_in_fp32(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
 ) -> tuple[Tensor, None]:
-    """`[B, Q, H, d]` in the dtype of the query: torch's CPU kernel is several times slower in bf16 than in fp32."""
+    """`[B, Q, H, d]` in the dtype of the query: torch's CPU kernel is slower in bf16 than in fp32."""
     if attention_mask is not None and attention_mask.is_floating_point():
         attention_mask = attention_mask.float()
     with torch.autocast(query.device.type, enabled=False):
