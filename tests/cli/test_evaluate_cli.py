@@ -191,6 +191,7 @@ def test_every_baseline_stands_beside_every_side(here, capsys, tmp_path, monkeyp
         (["WOVEN", "--set", "data.train=TOPICS", "--set", "data.text=txt"], "no column 'txt'"),
         (["WOVEN", "--task", "rte", "--output", "TOPICS", "--dry-run"], "topics.csv is a file; name a folder"),
         (["WOVEN", "--task", "rte", "--seeds", "99999999999"], "99999999999 is not in the range"),
+        (["WOVEN", "--task", "topics", "--set", "data.train=TOPICS"], "--task: data.train is a task by itself"),
         (["WOVEN", "--task", "rte", "--output", "HERE"], "holds something else than an evaluation"),
     ],
 )

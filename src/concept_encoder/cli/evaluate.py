@@ -111,7 +111,11 @@ def protocol_of(options: dict[str, Any], heads: tuple[str, ...], longest: int | 
 
     fields = parse_overrides(options["overrides"])
     tasks = (*SUITES.get(options["suite"], ()), *options["tasks"])
-    if "data.train" in fields and not tasks:
+    if "data.train" in fields:
+        if tasks:
+            raise UserError(
+                "--task: data.train is a task by itself, named as its file is; leave --task and --suite out"
+            )
         tasks = (Path(str(fields["data.train"])).name,)
     if longest is not None and longest < fields.get("data.max_length", FIXED["data"]["max_length"]):
         if "data.max_length" in fields:
